@@ -1,0 +1,150 @@
+# Dormouse: build, test and demo. `make help` lists the goals.
+#
+# Every folder is one static library (build/lib<folder>.a) plus, where it has a
+# main.c, one program. Sources are found by wildcard: a new file needs no edit here.
+# Three builds of each source exist side by side: obj (release), asan (unit
+# tests), fuzz (clang, libFuzzer).
+
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+
+B       := build
+CC      := gcc
+CLANG   := clang
+WARN    := -Wall -Wextra -Wconversion -Wno-sign-conversion -Wshadow -Wvla -Wmissing-prototypes -Wstrict-prototypes -Werror
+CPPFLAGS:= -D_GNU_SOURCE -I.
+CFLAGS  := -std=gnu11 -g $(WARN)
+RELEASE := -O2 -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE
+LDREL   := -pie -Wl,-z,relro,-z,now
+ASAN    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+# The agent runs as process 1 of a guest whose libraries are not ours: static.
+STATIC  := -O2 -D_FORTIFY_SOURCE=3 -fstack-protector-strong
+
+# --- sources by folder ------------------------------------------------------
+src_lib      := $(wildcard lib/*.c)
+src_devices  := $(wildcard devices/*.c)
+src_snapshot := $(wildcard snapshot/*.c)
+src_vmm      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
+src_server   := $(filter-out server/main.c,$(wildcard server/*.c server/*/*.c))
+src_agent    := $(filter-out guest-kernel/agent/main.c,$(wildcard guest-kernel/agent/*.c))
+src_cli      := $(filter-out tools/cli/main.c,$(wildcard tools/cli/*.c tools/doctor/*.c))
+# The part of lib/ that goes into the guest: no JSON, no library but libc.
+src_guestlib := $(filter-out $(wildcard lib/json*.c lib/vmm_client.c),$(src_lib))
+
+folders := lib devices snapshot vmm server agent cli
+
+libs_json   := -ljansson
+libs_vmm    := -lfdt -luring -ljansson -lpthread
+libs_server := -lmicrohttpd -lsqlite3 -ljansson -lcrypto -lpthread
+libs_cli    := -lcurl -ljansson -luring -lpthread
+
+arch = $(foreach f,$(2),$(B)/$(1)/lib$(f).a)
+objs = $(patsubst %.c,$(B)/$(1)/%.o,$(2))
+
+# --- programs ---------------------------------------------------------------
+PROGRAMS := $(if $(wildcard vmm/main.c),$(B)/dormouse-vmm) \
+            $(if $(wildcard server/main.c),$(B)/dormoused) \
+            $(if $(wildcard tools/cli/main.c),$(B)/dormouse) \
+            $(if $(wildcard guest-kernel/agent/main.c),$(B)/dormouse-agent)
+
+.PHONY: all help
+all: $(PROGRAMS)
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make            build dormouse-vmm, dormoused, dormouse and dormouse-agent into build/
+## make deps       install the Debian packages that build and tests need (root), or print the command
+## make images     build (or take from the cache) the guest kernel and the root images
+## make demo       run the npm client against a server, end to end
+## make test       all tests: unit, fuzz, kvm, lint in docs/testing.md
+## make unit       unit tests under ASan and UBSan
+## make fuzz       every fuzz target for a bounded number of runs
+## make kvm        tiny guests on the native /dev/kvm
+## make vm         Linux guests (in the lab where there is no hardware KVM)
+## make sdk        the published npm client against the server
+## make bench-lab  boot time beside QEMU microvm
+## make lint       clang-format, clang-tidy, shellcheck, the rule which folder may include which
+## make clean      remove build/ (the caches outside the checkout stay)
+
+$(B)/dormouse-vmm: $(B)/obj/vmm/main.o $(call arch,obj,vmm snapshot devices lib)
+	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
+$(B)/dormoused: $(B)/obj/server/main.o $(call arch,obj,server lib)
+	$(CC) $(LDREL) -o $@ $^ $(libs_server)
+$(B)/dormouse: $(B)/obj/tools/cli/main.o $(call arch,obj,cli lib)
+	$(CC) $(LDREL) -o $@ $^ $(libs_cli)
+$(B)/dormouse-agent: $(B)/static/guest-kernel/agent/main.o $(call arch,static,agent guestlib)
+	$(CC) -static -o $@ $^ -lpthread
+	@strip $@
+
+# --- objects and archives: one rule per flavour -------------------------------
+define flavour
+$(B)/$(1)/%.o: %.c
+	@mkdir -p $$(@D)
+	$(2) $$(CPPFLAGS) $$(CFLAGS) $(3) -MMD -MP -c -o $$@ $$<
+endef
+$(eval $(call flavour,obj,$(CC),$(RELEASE)))
+$(eval $(call flavour,static,$(CC),$(STATIC)))
+$(eval $(call flavour,asan,$(CC),$(ASAN)))
+$(eval $(call flavour,fuzz,$(CLANG),-O1 -fsanitize=fuzzer-no-link,address,undefined -Wno-unknown-warning-option))
+
+define archive
+$(B)/$(1)/lib$(2).a: $(call objs,$(1),$(src_$(2)))
+	@mkdir -p $$(@D)
+	@rm -f $$@
+	ar rcs $$@ $$^
+endef
+$(foreach fl,obj static asan fuzz,$(foreach f,$(folders) guestlib,$(eval $(call archive,$(fl),$(f)))))
+
+# --- unit tests: tests/unit/<folder>/*.c is one Criterion program per folder ---
+UNIT := $(foreach f,$(folders),$(if $(wildcard tests/unit/$(f)/*.c),$(B)/test/unit-$(f)))
+needs_lib      := lib
+needs_devices  := devices lib
+needs_snapshot := snapshot devices lib
+needs_vmm      := vmm snapshot devices lib
+needs_server   := server lib
+needs_agent    := agent lib
+needs_cli      := cli lib
+ulibs_lib      := $(libs_json)
+ulibs_devices  := $(libs_vmm)
+ulibs_snapshot := $(libs_vmm)
+ulibs_vmm      := $(libs_vmm)
+ulibs_server   := $(libs_server)
+ulibs_agent    := $(libs_json)
+ulibs_cli      := $(libs_cli)
+define unit_program
+$(B)/test/unit-$(1): $(call objs,asan,$(wildcard tests/unit/$(1)/*.c)) $(call arch,asan,$(needs_$(1)))
+	@mkdir -p $$(@D)
+	$(CC) $(ASAN) -o $$@ $$^ -lcriterion $(ulibs_$(1)) -lpthread
+endef
+$(foreach f,$(folders),$(eval $(call unit_program,$(f))))
+
+.PHONY: unit
+unit: $(UNIT)
+	@tests/run unit $(UNIT)
+
+# --- fuzz targets: tests/fuzz/<folder>_<what>.c, corpus in tests/fuzz/corpus/<folder>_<what> ---
+FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
+$(B)/fuzz/lib_%:      $(B)/fuzz/tests/fuzz/lib_%.o      $(call arch,fuzz,lib)
+	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_json) -lpthread
+$(B)/fuzz/devices_%:  $(B)/fuzz/tests/fuzz/devices_%.o  $(call arch,fuzz,devices lib)
+	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_vmm)
+$(B)/fuzz/snapshot_%: $(B)/fuzz/tests/fuzz/snapshot_%.o $(call arch,fuzz,snapshot devices lib)
+	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_vmm)
+$(B)/fuzz/vmm_%:      $(B)/fuzz/tests/fuzz/vmm_%.o      $(call arch,fuzz,vmm snapshot devices lib)
+	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_vmm)
+$(B)/fuzz/server_%:   $(B)/fuzz/tests/fuzz/server_%.o   $(call arch,fuzz,server lib)
+	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_server)
+$(B)/fuzz/agent_%:    $(B)/fuzz/tests/fuzz/agent_%.o    $(call arch,fuzz,agent lib)
+	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_json) -lpthread
+
+.PHONY: fuzz
+fuzz: $(FUZZ)
+	@tests/run fuzz $(FUZZ)
+
+.PHONY: clean
+clean:
+	rm -rf $(B)
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
