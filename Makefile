@@ -143,6 +143,11 @@ $(B)/fuzz/agent_%:    $(B)/fuzz/tests/fuzz/agent_%.o    $(call arch,fuzz,agent l
 fuzz: $(FUZZ)
 	@tests/run fuzz $(FUZZ)
 
+# --- packages of the build machine (tools/deps.list) ---------------------------
+.PHONY: deps
+deps:
+	@tools/deps
+
 .PHONY: clean
 clean:
 	rm -rf $(B)
