@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The devices of one VM, as the VMM sees them.
+ *
+ * Theory of operation
+ *
+ * devices_create() makes all devices from a list, in the order of the list: the
+ * device with index i owns the i-th DEVICE_MMIO_BYTES of the virtio-mmio window.
+ * The VMM decides where that window is and which interrupt each device has.
+ *
+ * Threads: one lock, the one of the loop, guards every device. The VMM takes it
+ * around every function below (vCPU threads: around each access); handlers that
+ * the loop calls run under it already. No function blocks on the guest, on a
+ * client or on the console. Only devices_quiesce(), devices_reset(),
+ * devices_destroy() and a reset of the disk by its driver wait, for disk I/O.
+ *
+ * Exits. Three things keep the number of exits to user space low; the VMM should
+ * set up all three, and everything also works without them:
+ *   - notify: an ioeventfd per queue at DEVICE_MMIO_NOTIFY, 4 bytes, datamatch =
+ *     the queue's index, on device_notify_fd(). The loop serves it.
+ *   - register page: all reads of registers are loads from a page that the device
+ *     keeps up to date. devices_register_pages() returns these pages, which
+ *     can be mapped read-only into the guest at the start of the window (a memory
+ *     slot with KVM_MEM_READONLY): then reads do not exit, only writes do.
+ *   - interrupt acknowledge: the "used buffer" bit of InterruptStatus stays set
+ *     once it has been set, as interrupts are edges and a driver looks at its rings
+ *     on every one. So acknowledging it alone (value 1) changes nothing, and can be
+ *     swallowed in the kernel by an ioeventfd at DEVICE_MMIO_ACK, 4 bytes, datamatch
+ *     1, on devices_ack_fd(), which nobody reads. Other values must exit.
+ *
+ * Interrupts: a device writes 1 to device_irq_fd() for each edge. Bind it with
+ * KVM_IRQFD (edge-triggered).
+ */
+#ifndef DEVICES_DEVICE_H
+#define DEVICES_DEVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/disk.h"
+#include "devices/guest_mem.h"
+#include "lib/err.h"
+#include "lib/loop.h"
+
+#define DEVICE_MMIO_BYTES  0x1000u
+#define DEVICE_MMIO_NOTIFY 0x50u /* QueueNotify */
+#define DEVICE_MMIO_ACK	   0x64u /* InterruptACK */
+#define DEVICES_MAX	   8
+
+/* The order of a standard machine's devices on the bus. */
+enum device_kind { DEVICE_BLK, DEVICE_VSOCK, DEVICE_RNG, DEVICE_BALLOON, DEVICE_KINDS };
+
+struct device_config {
+	enum device_kind kind;
+	union {
+		struct {
+			struct disk *disk;  /* borrowed, outlives the device */
+			bool read_only;	    /* as is a disk that is read-only itself */
+			const char *serial; /* up to 20 bytes (GET_ID), copied; may be NULL */
+		} blk;
+		struct {
+			uint32_t guest_cid; /* 3 or more */
+			/*
+			 * Clients connect to this Unix socket and write "CONNECT <port>\n".
+			 * A guest's connection to host port P goes to "<uds_path>_<P>".
+			 * Copied. The socket exists from devices_create() on; clients that
+			 * come before the guest's driver wait.
+			 */
+			const char *uds_path;
+			/*
+			 * A guest's request to connect to port knock_port of the host calls
+			 * this, from the loop, under the lock, and is then refused. NULL: none.
+			 */
+			void (*on_knock)(void *opaque);
+			void *opaque; /* borrowed */
+			uint32_t knock_port;
+		} vsock;
+		struct {
+			uint32_t target_pages; /* of 4 KiB, to be given up at start */
+		} balloon;
+	};
+};
+
+struct devices_env {
+	const struct guest_mem *mem; /* borrowed; regions may be added until the first vCPU runs */
+	struct loop *loop;	     /* borrowed; its lock is the device lock */
+};
+
+struct device_stats {
+	uint64_t notifies;   /* queue notifications handled */
+	uint64_t interrupts; /* edges sent */
+	uint64_t requests;   /* descriptor chains handled */
+	uint64_t errors;     /* requests that failed for reasons of the host */
+	uint64_t broken;     /* times that DEVICE_NEEDS_RESET was set */
+	uint64_t in_bytes;   /* to the guest */
+	uint64_t out_bytes;  /* from the guest */
+};
+
+struct device;
+struct devices;
+
+/**
+ * devices_create() - Make the devices of a VM and put them into the loop
+ * @configs:	Array of @n entries; index = place on the bus. Only borrowed during the call
+ * @e:		Which device and why
+ *
+ * Return: 0 or -errno
+ */
+int devices_create(struct devices **out, const struct devices_env *env,
+		   const struct device_config *configs, unsigned int n, struct err *e);
+
+/* Waits for disk I/O, closes all connections. NULL is allowed. */
+void devices_destroy(struct devices *ds);
+
+/**
+ * devices_reset() - Power-on state for all devices: for a reset of the VM
+ *
+ * No vCPU may run. Waits for disk I/O in flight; closes the connections of vsock
+ * clients. The listening socket and the disk stay.
+ */
+void devices_reset(struct devices *ds);
+
+/**
+ * devices_quiesce() - Wait until no device has I/O in flight
+ *
+ * No vCPU may run (else it starts new I/O). On return all completions are in the
+ * guest's rings and no thread or kernel touches guest memory for the devices.
+ * Requests that the guest queued and nobody took yet stay in its rings.
+ */
+void devices_quiesce(struct devices *ds);
+
+unsigned int devices_count(const struct devices *ds);
+struct device *devices_get(struct devices *ds, unsigned int index);
+/* The first device of a kind, or NULL. */
+struct device *devices_find(struct devices *ds, enum device_kind kind);
+
+/* See "Exits" above. The memory lives until devices_destroy(). */
+void *devices_register_pages(struct devices *ds, uint64_t *len_bytes);
+int devices_ack_fd(struct devices *ds);
+
+/* Borrowed descriptors, there until devices_destroy(). */
+int device_notify_fd(struct device *d, unsigned int queue);
+int device_irq_fd(struct device *d);
+unsigned int device_queue_count(const struct device *d);
+const char *device_name(const struct device *d);
+const struct device_stats *device_stats(const struct device *d);
+
+/**
+ * device_mmio_read() - A guest's load from a device's registers
+ * @offset:	From the start of the device's DEVICE_MMIO_BYTES
+ * @data:	Set to @len_bytes bytes, whatever the access: what is no register reads as 0
+ *
+ * Any offset and length are harmless.
+ */
+void device_mmio_read(struct device *d, uint64_t offset, void *data, unsigned int len_bytes);
+
+/* A guest's store; any offset and length are harmless, what is no register is ignored. */
+void device_mmio_write(struct device *d, uint64_t offset, const void *data, unsigned int len_bytes);
+
+/**
+ * device_balloon_set_target() - Ask the guest to give up memory
+ * @pages:	Of 4 KiB; 0 gives everything back
+ */
+void device_balloon_set_target(struct device *d, uint32_t pages);
+/* What the guest says it has given up, in pages of 4 KiB. */
+uint32_t device_balloon_actual(const struct device *d);
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The only way to the memory of the guest.
+ *
+ * Theory of operation
+ *
+ * Guest RAM is a table of regions with holes between them. An address that a
+ * guest gave is never turned into a pointer by arithmetic: it goes through
+ * guest_mem_read() and guest_mem_write(), which copy, or through
+ * guest_mem_iov(), which hands out checked pointers for bulk data alone.
+ * Whatever is validated is copied first and validated on the copy, as another
+ * vCPU may change the original at any time.
+ *
+ * The table is filled before the first vCPU runs and does not change while one
+ * does; all functions may then be called from any thread.
+ */
+#ifndef DEVICES_GUEST_MEM_H
+#define DEVICES_GUEST_MEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define GUEST_MEM_MAX_REGIONS 8
+
+struct guest_region {
+	uint64_t gpa, len_bytes;
+	uint8_t *hva; /* borrowed from the VM, outlives us */
+};
+
+/* Zero-initialise it; there is nothing to release. */
+struct guest_mem {
+	struct guest_region regions[GUEST_MEM_MAX_REGIONS];
+	unsigned int n;
+};
+
+/**
+ * guest_mem_add() - Add a region of RAM
+ * @gpa:	Guest physical address
+ * @hva:	Its @len_bytes of host memory; borrowed
+ *
+ * Return: 0, -EINVAL if it is empty or wraps, -EEXIST if it overlaps another,
+ *	   -ENOSPC if the table is full
+ */
+int guest_mem_add(struct guest_mem *m, uint64_t gpa, void *hva, uint64_t len_bytes);
+
+/**
+ * guest_mem_read() - Copy from the guest
+ *
+ * The range may span regions that touch. Nothing of it may lie in a hole: then
+ * no byte is copied.
+ *
+ * Return: 0 or -EFAULT
+ */
+int guest_mem_read(const struct guest_mem *m, uint64_t gpa, void *dst, size_t len_bytes);
+
+/* Copy to the guest; as guest_mem_read(). */
+int guest_mem_write(const struct guest_mem *m, uint64_t gpa, const void *src, size_t len_bytes);
+
+/**
+ * guest_mem_iov() - Checked pointers to a range, for bulk data only
+ * @iov:	Array of @max entries
+ *
+ * What lies behind the pointers changes under our hands: pass them to readv()
+ * and the like, and never parse it.
+ *
+ * Return: number of entries used (0 for an empty range), -EFAULT if part of the
+ *	   range is not RAM, -E2BIG if @max does not suffice
+ */
+int guest_mem_iov(const struct guest_mem *m, uint64_t gpa, uint64_t len_bytes, struct iovec *iov,
+		  unsigned int max);
+
+/*
+ * Single aligned 16-bit accesses, for the indices of a ring: a load with acquire
+ * and a store with release ordering. Return: 0 or -EFAULT (also if misaligned).
+ */
+int guest_mem_load16(const struct guest_mem *m, uint64_t gpa, uint16_t *value);
+int guest_mem_store16(const struct guest_mem *m, uint64_t gpa, uint16_t value);
+
+/**
+ * guest_mem_discard() - Give whole pages back to the host; they read as zero after
+ *
+ * Works on private and shared mappings: private ones are dropped, pages of a
+ * shared mapping are removed from the file behind it.
+ *
+ * Return: 0, -EFAULT, -EINVAL if not made of whole host pages, or -errno
+ */
+int guest_mem_discard(const struct guest_mem *m, uint64_t gpa, uint64_t len_bytes);
+
+/* Sum of all regions. */
+uint64_t guest_mem_total(const struct guest_mem *m);
+
+#endif

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An 8250/16550A as log console: what the guest writes goes to a sink.
+ *
+ * There is no input. The transmitter is always ready, so that an early console
+ * that polls LSR never waits. The interrupt of an empty transmitter is given, as
+ * Linux' tty path needs it. The sink must not block; it takes whole bursts.
+ */
+#ifndef DEVICES_SERIAL_H
+#define DEVICES_SERIAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SERIAL_PORTS 8 /* I/O ports, from the base (0x3f8) */
+
+struct serial {
+	/* Called with what the guest sent; must not block, may drop. NULL: dropped. */
+	void (*sink)(void *opaque, const uint8_t *data, size_t len_bytes);
+	void *opaque; /* borrowed */
+	int irq_fd;   /* borrowed eventfd, one edge per write; -1: no interrupt */
+	uint64_t out_bytes;
+
+	/* Registers. */
+	uint8_t ier, lcr, mcr, scr, dll, dlm, fcr;
+	uint8_t thr_pending; /* THR-empty interrupt not yet seen in IIR */
+	uint8_t looped, has_looped;
+};
+
+/* All registers to their power-on values; keeps sink and irq_fd. */
+void serial_reset(struct serial *s);
+
+/* @port: 0-7. Under the device lock. Any value is harmless. */
+uint8_t serial_read(struct serial *s, unsigned int port);
+void serial_write(struct serial *s, unsigned int port, uint8_t value);
+/* As serial_write() to port 0 for each byte: for string output (REP OUTSB) in one exit. */
+void serial_write_bytes(struct serial *s, const uint8_t *data, size_t len_bytes);
+
+#endif
