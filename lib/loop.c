@@ -75,14 +75,26 @@ void loop_remove(struct loop *l, struct loop_source *s)
 	for (int i = 0; i < l->batch_len; i++)
 		if (l->batch[i].data.ptr == s)
 			l->batch[i].data.ptr = NULL;
+	l->removals++;
 	s->fd = -1;
 	s->handler = NULL;
 }
 
-static void dispatch(struct loop *l, struct epoll_event *events, int n)
+/**
+ * dispatch() - Call the handlers of a batch
+ * @seen:	l->removals as it was before the batch was fetched
+ *
+ * Between fetching and taking the lock another thread may have removed a source,
+ * and freed it: then the whole batch is dropped, and comes again.
+ *
+ * Return: l->removals
+ */
+static unsigned int dispatch(struct loop *l, struct epoll_event *events, int n, unsigned int seen)
 {
 	if (l->lock)
 		pthread_mutex_lock(l->lock);
+	if (l->removals != seen)
+		n = 0;
 	l->batch = events;
 	l->batch_len = n;
 	for (int i = 0; i < n; i++) {
@@ -92,13 +104,16 @@ static void dispatch(struct loop *l, struct epoll_event *events, int n)
 			s->handler(s, events[i].events);
 	}
 	l->batch_len = 0;
+	seen = l->removals;
 	if (l->lock)
 		pthread_mutex_unlock(l->lock);
+	return seen;
 }
 
 int loop_run(struct loop *l)
 {
 	struct epoll_event events[BATCH];
+	unsigned int seen = dispatch(l, events, 0, 0);
 	uint64_t drained;
 
 	while (!__atomic_load_n(&l->stopped, __ATOMIC_ACQUIRE)) {
@@ -111,7 +126,7 @@ int loop_run(struct loop *l)
 		for (int i = 0; i < n; i++)
 			if (!events[i].data.ptr && read(l->wake_fd, &drained, 8) < 0)
 				break;
-		dispatch(l, events, n);
+		seen = dispatch(l, events, n, seen);
 	}
 	return 0;
 }

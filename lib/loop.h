@@ -2,10 +2,13 @@
 /*
  * A single-threaded event loop over epoll.
  *
- * All calls but loop_wake() and loop_stop() belong to the thread that runs the
- * loop, or to a time before it runs. A handler may remove itself or any other
- * source, and may free the structure that embeds a removed source: a removed
- * source's handler is never called again, also not for events already fetched.
+ * loop_wake() and loop_stop() may be called from anywhere. The others belong to
+ * the thread that runs the loop, or to a time before it runs; of a loop with a
+ * lock they may be called by any thread that holds it. A handler may remove
+ * itself or any other source, and may free the structure that embeds a removed
+ * source: a removed source's handler is never called again, also not for events
+ * already fetched. Sources are level-triggered: events of a batch that was
+ * overtaken by a removal are fetched anew.
  */
 #ifndef LIB_LOOP_H
 #define LIB_LOOP_H
@@ -32,6 +35,7 @@ struct loop {
 	pthread_mutex_t *lock; /* borrowed; held while handlers run; may be NULL */
 	struct epoll_event *batch;
 	int batch_len;
+	unsigned int removals; /* how often loop_remove() removed something */
 };
 
 /* @lock: taken around every handler, released while waiting; or NULL. */
