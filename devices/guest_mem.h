@@ -80,8 +80,8 @@ int guest_mem_store16(const struct guest_mem *m, uint64_t gpa, uint16_t value);
 /**
  * guest_mem_discard() - Give whole pages back to the host; they read as zero after
  *
- * Works on private and shared mappings: private ones are dropped, pages of a
- * shared mapping are removed from the file behind it.
+ * Works on private anonymous and on shared mappings: private pages are dropped,
+ * those of a shared mapping are removed from the file behind it.
  *
  * Return: 0, -EFAULT, -EINVAL if not made of whole host pages, or -errno
  */

@@ -9,6 +9,7 @@
 #ifndef DEVICES_SERIAL_H
 #define DEVICES_SERIAL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,9 +23,9 @@ struct serial {
 	uint64_t out_bytes;
 
 	/* Registers. */
-	uint8_t ier, lcr, mcr, scr, dll, dlm, fcr;
-	uint8_t thr_pending; /* THR-empty interrupt not yet seen in IIR */
-	uint8_t looped, has_looped;
+	uint8_t ier, lcr, mcr, scr, dll, dlm;
+	bool fifo;
+	bool thr_empty; /* raised and not yet seen in IIR */
 };
 
 /* All registers to their power-on values; keeps sink and irq_fd. */
