@@ -11,10 +11,12 @@
 
 #include <getopt.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 
 #include "lib/err.h"
+#include "tools/cli/http.h"
 
 /* Exit codes; `exec` otherwise passes on the code of the command. */
 enum {
@@ -23,6 +25,7 @@ enum {
 	EXIT_USAGE = 2,
 	EXIT_EXEC_FAILED = 125, /* exec: the command was not run, or its end is not known */
 	/* 126 and 127 come from the guest: not executable, not found */
+	EXIT_EXEC_TIMEOUT = 124, /* exec: --timeout ended it, as with timeout(1) */
 	EXIT_INTERRUPTED = 130,
 };
 
@@ -41,6 +44,9 @@ struct command {
 
 extern const struct command cli_commands[];
 extern const size_t cli_num_commands;
+
+/* All of the program but its signals. Return: the exit code. */
+int cli_main(int argc, char **argv);
 
 const struct command *cli_find_command(const char *name);
 void cli_print_help(const struct command *c, FILE *out);
@@ -66,6 +72,15 @@ enum cli_opt { CLI_OPT_OTHER, CLI_OPT_DONE, CLI_OPT_HELP, CLI_OPT_BAD };
 enum cli_opt cli_getopt(struct cli *c, int argc, char **argv, const char *letters,
 			const struct option *options, int *opt);
 
+/**
+ * cli_no_options() - For commands that have only the common options
+ * @min, @max:	How many arguments may follow; -1: any number. They begin at argv[optind]
+ * @code:	Set to the exit code if it is not to go on
+ */
+bool cli_no_options(struct cli *c, int argc, char **argv, int min, int max, int *code);
+/* The check of the number alone, after own options. Return: 0 or EXIT_USAGE. */
+int cli_check_count(const struct cli *c, int count, int min, int max);
+
 /* Print "dormouse NAME: text" and where help is. Return: EXIT_USAGE. */
 int cli_usage_error(const struct cli *c, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
@@ -76,7 +91,43 @@ int cli_fail(const struct cli *c, const struct err *e);
 /* Print a JSON value and a newline; takes the reference. Return: EXIT_OK or EXIT_FAILED. */
 int cli_print_json(json_t *v);
 
+/**
+ * cli_connect() - Prepare the client for the server that the environment names
+ *
+ * Return: 0, or an exit code after printing what is wrong
+ */
+int cli_connect(const struct cli *c, struct http *h);
+
+/* Sandbox ids are put into paths. Return: 0, or EXIT_USAGE after printing. */
+int cli_check_id(const struct cli *c, const char *id);
+
+/**
+ * cli_add_pair() - Put KEY=VALUE into a JSON object
+ * @from_env:	KEY alone takes its value from our environment, and nothing if it is not set
+ *
+ * Return: 0, or EXIT_USAGE after printing
+ */
+int cli_add_pair(const struct cli *c, json_t *object, const char *text, bool from_env);
+
+/* Read a whole number. Return: 0, or EXIT_USAGE after printing. */
+int cli_parse_number(const struct cli *c, const char *option, const char *text, long long min,
+		     long long max, long long *out);
+
+/*
+ * From now on SIGINT and SIGTERM set the flag that is returned; the second one
+ * of a kind ends the process as usual.
+ */
+const volatile sig_atomic_t *cli_catch_interrupt(void);
+
 /* The commands. */
+int cmd_serve(struct cli *c, int argc, char **argv);
+int cmd_create(struct cli *c, int argc, char **argv);
+int cmd_ls(struct cli *c, int argc, char **argv);
+int cmd_info(struct cli *c, int argc, char **argv);
+int cmd_exec(struct cli *c, int argc, char **argv);
+int cmd_cp(struct cli *c, int argc, char **argv);
+int cmd_kill(struct cli *c, int argc, char **argv);
+int cmd_logs(struct cli *c, int argc, char **argv);
 int cmd_doctor(struct cli *c, int argc, char **argv);
 int cmd_version(struct cli *c, int argc, char **argv);
 

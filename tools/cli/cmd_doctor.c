@@ -70,13 +70,10 @@ int cmd_doctor(struct cli *c, int argc, char **argv)
 
 int cmd_version(struct cli *c, int argc, char **argv)
 {
-	static const struct option options[] = {CLI_COMMON_OPTIONS, {0}};
-	enum cli_opt what;
-	int opt;
+	int code;
 
-	what = cli_getopt(c, argc, argv, "h", options, &opt);
-	if (what != CLI_OPT_DONE)
-		return what == CLI_OPT_HELP ? EXIT_OK : EXIT_USAGE;
+	if (!cli_no_options(c, argc, argv, 0, 0, &code))
+		return code;
 	if (c->json)
 		return cli_print_json(json_pack("{s:s}", "version", VERSION));
 	puts("dormouse " VERSION);
