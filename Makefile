@@ -35,7 +35,7 @@ src_guestlib := $(filter-out $(wildcard lib/json*.c lib/vmm_client.c),$(src_lib)
 folders := lib devices snapshot vmm server agent cli
 
 libs_json   := -ljansson
-libs_vmm    := -lfdt -luring -ljansson -lpthread
+libs_vmm    := -lfdt -luring -ljansson -lz -lpthread
 libs_server := -lmicrohttpd -lsqlite3 -ljansson -lcrypto -lpthread
 libs_cli    := -lcurl -ljansson -luring -lpthread
 

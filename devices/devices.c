@@ -32,6 +32,14 @@ static void queue_notified(struct loop_source *s, uint32_t events)
 		d->ops->queue_notify(d, (unsigned int)(q - d->queues));
 }
 
+void device_again(struct device *d, unsigned int q)
+{
+	uint64_t one = 1;
+
+	if (write(d->queues[q].notify_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
 static void device_fini(struct device *d)
 {
 	if (!d->ops)

@@ -49,9 +49,16 @@ struct disk_ops {
 
 struct disk {
 	const struct disk_ops *ops;
-	uint64_t size_bytes; /* what the guest sees; a multiple of 512 */
-	uint32_t block_bytes;
+	uint64_t size_bytes;  /* what the guest sees; a multiple of 512 */
+	uint32_t block_bytes; /* aligned writes of it need no read; a power of two, 512 or more */
 	bool read_only;
+
+	/*
+	 * Set by the user of the disk; NULL while there is none. Called after a batch of
+	 * completions that were not delivered from within submit().
+	 */
+	void (*batch)(void *opaque);
+	void *batch_opaque; /* borrowed */
 };
 
 #endif

@@ -93,6 +93,9 @@ static inline bool device_has(const struct device *d, uint64_t feature)
 /* Interrupt the driver if it wants to hear of what was pushed to queue @q: once per batch. */
 void device_signal_used(struct device *d, unsigned int q);
 
+/* Call queue_notify() for @q again soon, after others had a turn. */
+void device_again(struct device *d, unsigned int q);
+
 /**
  * device_break() - The driver broke the protocol: DEVICE_NEEDS_RESET (virtio 1.2, 2.1.2)
  * @why:	For the log, which is limited

@@ -307,6 +307,12 @@ int virtq_chain_iov(const struct virtq *q, const struct virtq_chain *c, bool in,
 		rc = guest_mem_iov(q->mem, b->gpa + offset, take, iov + used, max - used);
 		if (rc < 0)
 			return rc;
+		/* Neighbours become one: drivers often describe a buffer page by page. */
+		if (used && rc == 1 &&
+		    (char *)iov[used - 1].iov_base + iov[used - 1].iov_len == iov[used].iov_base) {
+			iov[used - 1].iov_len += iov[used].iov_len;
+			rc = 0;
+		}
 		used += (unsigned int)rc;
 		offset = 0;
 		len_bytes -= take;
