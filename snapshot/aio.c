@@ -150,6 +150,8 @@ static void fill(struct aio *a)
 
 void aio_kick(struct aio *a)
 {
+	uint64_t one = 1;
+
 	if (!a->waiting && !a->unsubmitted)
 		return;
 	if (!a->ready) {
@@ -166,11 +168,15 @@ void aio_kick(struct aio *a)
 	while (a->unsubmitted) {
 		int n = io_uring_submit(&a->ring);
 
-		/* EAGAIN, EBUSY: the kernel is short of memory; completions bring us back. */
 		if (n == -EINTR)
 			continue;
-		if (n <= 0)
+		if (n <= 0) {
+			/* The kernel is short of memory. Completions bring us back, or we do. */
+			if (a->in_ring == a->unsubmitted &&
+			    write(a->event_fd, &one, sizeof(one)) < 0)
+				log_guest("disk: io_uring: %s", strerror(-n));
 			break;
+		}
 		a->unsubmitted -= (unsigned int)n;
 	}
 }

@@ -27,6 +27,7 @@ struct aio_op {
 	uint64_t offset, len_bytes; /* also of a hole to punch */
 	/* @result: 0 or -errno; the operation may be freed. */
 	void (*done)(struct aio_op *op, int result);
+	void *owner;	     /* the caller's; borrowed */
 	struct aio_op *next; /* while it waits for a place in the ring */
 };
 

@@ -24,6 +24,13 @@ struct disk_overlay_config {
 	 */
 	uint64_t size_bytes;
 	struct loop *loop; /* borrowed; completions are delivered in it, under its lock */
+	/*
+	 * For tests: called before each change of the files with its name ("header",
+	 * "copy-up", "write", "punch", "sync", "map", "dir"); a result other than 0 makes
+	 * it fail with that -errno. NULL otherwise.
+	 */
+	int (*fault)(void *opaque, const char *point);
+	void *fault_opaque; /* borrowed */
 };
 
 /**
