@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+// All files in one process, so that they share one sandbox: tests/sdk/run starts this.
+import './http.mjs';
+import './sandboxes.mjs';
+import './exec.mjs';
+import './files.mjs';

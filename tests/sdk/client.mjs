@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// The published package, unmodified, from the folder that tests/sdk/client printed ($SDK_MODULES).
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const dir = join(process.env.SDK_MODULES ?? '', '@opencomputer/sdk');
+const manifest = JSON.parse(readFileSync(join(dir, 'package.json'), 'utf8'));
+
+export const version = manifest.version;
+export const { Sandbox, ExecTimeoutError } = await import(
+	pathToFileURL(join(dir, manifest.exports['.'].import)).href
+);
