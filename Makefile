@@ -58,7 +58,7 @@ help:
 ## make deps       install the Debian packages that build and tests need (root), or print the command
 ## make images     build (or take from the cache) the guest kernel and the root images
 ## make demo       run the npm client against a server, end to end
-## make test       all tests: unit, fuzz, kvm, lint in docs/testing.md
+## make test       all tests, one suite after the other (docs/testing.md); the last line is the totals
 ## make unit       unit tests under ASan and UBSan
 ## make fuzz       every fuzz target for a bounded number of runs
 ## make kvm        tiny guests on the native /dev/kvm
@@ -147,6 +147,16 @@ fuzz: $(FUZZ)
 .PHONY: deps
 deps:
 	@tools/deps
+
+# --- the published npm client, the demo, everything at once --------------------
+.PHONY: sdk demo test
+sdk: $(PROGRAMS)
+	@tests/run tap sdk tests/sdk/run
+demo:
+	@tests/demo/run
+# Suites are added here as they come. With "!": a check without a count of its own.
+test:
+	@tests/total deps all unit fuzz
 
 .PHONY: clean
 clean:
