@@ -158,6 +158,17 @@ demo:
 test:
 	@tests/total deps all unit fuzz
 
+# --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
+ARTIFACTS := guest-kernel/artifacts build --link $(B)
+
+.PHONY: images kernel lab-kernel image-mini image-base
+images: $(B)/dormouse-agent
+	@$(ARTIFACTS) kernel image-mini image-base
+image-mini image-base: $(B)/dormouse-agent
+	@$(ARTIFACTS) $@
+kernel lab-kernel:
+	@$(ARTIFACTS) $@
+
 .PHONY: clean
 clean:
 	rm -rf $(B)
