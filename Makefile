@@ -62,6 +62,7 @@ help:
 ## make unit       unit tests under ASan and UBSan
 ## make fuzz       every fuzz target for a bounded number of runs
 ## make kvm        tiny guests on the native /dev/kvm
+## make lab        does the lab notice its own death, and keep output apart and complete
 ## make vm         Linux guests (in the lab where there is no hardware KVM)
 ## make sdk        the published npm client against the server
 ## make bench-lab  boot time beside QEMU microvm
@@ -142,6 +143,15 @@ $(B)/fuzz/agent_%:    $(B)/fuzz/tests/fuzz/agent_%.o    $(call arch,fuzz,agent l
 .PHONY: fuzz
 fuzz: $(FUZZ)
 	@tests/run fuzz $(FUZZ)
+
+# --- the lab (docs/lab.md) and the tests that need Linux guests ------------------
+$(B)/test/lab-ring0: tests/lab/ring0.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(RELEASE) $(LDREL) -o $@ $<
+
+.PHONY: lab
+lab: $(B)/test/lab-ring0
+	@tests/run tap lab tests/lab/run
 
 # --- packages of the build machine (tools/deps.list) ---------------------------
 .PHONY: deps
