@@ -342,7 +342,7 @@ static int collect(struct collected *s, const void *data, size_t len, size_t max
 		len = max - s->len;
 		*truncated = true;
 	}
-	if (s->len + len + 1 > s->cap) {
+	if (!s->data || s->len + len + 1 > s->cap) {
 		size_t cap = s->cap ? s->cap : 1024;
 		char *p;
 

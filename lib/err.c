@@ -2,6 +2,10 @@
 /* Errors a user sees; see err.h. */
 #include "lib/err.h"
 
+#undef err_set
+#undef err_sys
+#undef err_wrap
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>

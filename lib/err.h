@@ -36,4 +36,14 @@ int err_sys(struct err *e, int code, const char *fmt, ...) __attribute__((format
  */
 int err_wrap(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/*
+ * The analyzer sees one file at a time. Without knowing that these return their
+ * @code it assumes that failures may come back as 0.
+ */
+#ifdef __clang_analyzer__
+#define err_set(e, code, ...)  ((void)(err_set)(e, code, __VA_ARGS__), (code))
+#define err_sys(e, code, ...)  ((void)(err_sys)(e, code, __VA_ARGS__), (code))
+#define err_wrap(e, code, ...) ((void)(err_wrap)(e, code, __VA_ARGS__), (code))
+#endif
+
 #endif

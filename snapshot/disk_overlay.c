@@ -199,14 +199,13 @@ enum source { FROM_ZERO, FROM_BASE, FROM_OVERLAY };
 static int source_of(struct overlay_disk *d, uint64_t offset, uint64_t *end)
 {
 	uint64_t cluster = offset / OVERLAY_CLUSTER, stop;
-	int has = d->file.map ? overlay_file_has(&d->file, cluster) : 0, more = has;
+	int has = d->file.map ? overlay_file_has(&d->file, cluster) : 0;
 
 	if (has < 0)
 		return has;
 	stop = (cluster + 1) * OVERLAY_CLUSTER;
 	while (stop < *end && d->file.map) {
-		more = overlay_file_has(&d->file, stop / OVERLAY_CLUSTER);
-		if (more != has)
+		if (overlay_file_has(&d->file, stop / OVERLAY_CLUSTER) != has)
 			break;
 		stop += OVERLAY_CLUSTER;
 	}
