@@ -166,7 +166,7 @@ demo:
 	@tests/demo/run
 # Suites are added here as they come. With "!": a check without a count of its own.
 test:
-	@tests/total deps all unit fuzz
+	@tests/total deps all lint unit fuzz
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)
@@ -178,6 +178,11 @@ image-mini image-base: $(B)/dormouse-agent
 	@$(ARTIFACTS) $@
 kernel lab-kernel:
 	@$(ARTIFACTS) $@
+
+# --- checks of the source tree ---------------------------------------------------
+.PHONY: lint
+lint:
+	@tests/run tap lint tools/lint
 
 .PHONY: clean
 clean:
