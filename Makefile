@@ -159,14 +159,18 @@ deps:
 	@tools/deps
 
 # --- the published npm client, the demo, everything at once --------------------
-.PHONY: sdk demo test
-sdk: $(PROGRAMS)
+.PHONY: server-artifacts sdk demo test
+# What a server needs besides the programs; without hardware KVM, that is a lab, too.
+server-artifacts: $(B)/dormouse-agent
+	@guest-kernel/artifacts build --link $(B) kernel image-base \
+		$$([ "$$(tools/lab/lab mode)" = direct ] || echo lab-kernel)
+sdk: $(PROGRAMS) server-artifacts
 	@tests/run tap sdk tests/sdk/run
 demo:
 	@tests/demo/run
 # Suites are added here as they come. With "!": a check without a count of its own.
 test:
-	@tests/total deps all lint unit fuzz
+	@tests/total deps all images lab-kernel unit fuzz lint lab
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)
