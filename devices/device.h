@@ -69,7 +69,7 @@ struct device_config {
 			const char *uds_path;
 			/*
 			 * A guest's request to connect to port knock_port of the host calls
-			 * this, from the loop, under the lock, and is then refused. NULL: none.
+			 * this, under the lock, and is then refused. NULL: none.
 			 */
 			void (*on_knock)(void *opaque);
 			void *opaque; /* borrowed */
