@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The HTTP listeners: Unix sockets and TCP ports in front of libmicrohttpd.
+ *
+ * One thread accepts on all listeners and hands each connection to libmicrohttpd, which
+ * gives it a thread of its own. (So a connection can be looked at before, which previews by
+ * Host header will need.)
+ */
+#ifndef SERVER_HTTP_HTTPD_H
+#define SERVER_HTTP_HTTPD_H
+
+#include <stddef.h>
+
+#include "lib/err.h"
+#include "server/http/request.h"
+
+#define HTTPD_MAX_LISTEN 16
+
+struct auth_keys;
+
+struct httpd_config {
+	const char *const *listen; /* "unix:PATH", "tcp:ADDR:PORT", "tcp:[V6]:PORT" */
+	size_t n_listen;
+	const struct auth_keys *keys; /* NULL: no credentials are asked for on TCP */
+	const struct route *routes;
+	size_t n_routes;
+	void *app; /* handed to handlers */
+};
+
+struct httpd;
+
+/**
+ * httpd_start() - Bind all listeners and begin to serve
+ * @c:		Copied, but what it points to must outlive the httpd
+ *
+ * Return: 0; -EADDRINUSE, -EINVAL for a listen text that is none, ...
+ */
+int httpd_start(const struct httpd_config *c, struct httpd **out, struct err *e);
+
+/* Check a listen text without binding it. Return: 0 or -EINVAL. */
+int httpd_check_listen(const char *text, struct err *e);
+
+/* Stop accepting and remove the Unix sockets; requests in progress go on. */
+void httpd_stop_accepting(struct httpd *h);
+
+/* Requests whose reply has not been sent completely. */
+unsigned int httpd_active(const struct httpd *h);
+
+/* Ends all connections, waits for handlers, frees. NULL is fine. */
+void httpd_destroy(struct httpd *h);
+
+#endif
