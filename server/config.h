@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What dormoused was told: options and the configuration file, from one table.
+ *
+ * Every setting is an option `--name VALUE` and a member "name" of the file. Options win over the
+ * file; lists add up. docs/server.md describes them.
+ */
+#ifndef SERVER_CONFIG_H
+#define SERVER_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "lib/err.h"
+
+struct config_list {
+	char **items; /* owned */
+	size_t n;
+};
+
+/* All strings are owned; config_fini(). */
+struct config {
+	struct config_list listen;
+	struct config_list images;     /* "NAME=PATH" */
+	struct config_list image_dirs; /* every NAME.ext4 in them is an image */
+	char *state;
+	char *api_key_file;
+	char *kernel, *vmm;
+	char *public_url, *sandbox_domain, *region;
+	char *log_level;
+	int64_t max_cpus, max_memory_mib, max_disk_mib, max_sandboxes;
+	int64_t boot_timeout_s, exit_grace_s;
+	bool no_auth, stop_sandboxes_on_exit;
+	bool help, version; /* then nothing else was checked */
+};
+
+/**
+ * config_parse() - Read options and the file that --config names; fill in defaults
+ *
+ * Return: 0, or -EINVAL (or what reading the file gave) with a message for the user.
+ *	   config_fini() is due in each case.
+ */
+int config_parse(struct config *c, int argc, char **argv, struct err *e);
+void config_fini(struct config *c);
+
+/* The text for --help, made from the same table. */
+void config_print_help(void);
+
+#endif

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Templates by name; see images.h. */
+#include "server/manager/images.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SUFFIX ".ext4"
+
+static const char *find_exact(const struct images *im, const char *name)
+{
+	for (size_t i = 0; i < im->n; i++)
+		if (!strcmp(im->items[i].name, name))
+			return im->items[i].path;
+	return NULL;
+}
+
+static int add(struct images *im, const char *name, size_t name_len, const char *dir,
+	       const char *file)
+{
+	struct image *grown = realloc(im->items, (im->n + 1) * sizeof(*grown)), *item;
+
+	if (!grown)
+		return -ENOMEM;
+	im->items = grown;
+	item = &im->items[im->n];
+	item->name = strndup(name, name_len);
+	item->path = NULL;
+	if (item->name && asprintf(&item->path, "%s%s%s", dir, *dir ? "/" : "", file) < 0)
+		item->path = NULL;
+	if (item->name && item->path) {
+		im->n++;
+		return 0;
+	}
+	free(item->name);
+	return -ENOMEM;
+}
+
+static int add_dir(struct images *im, const char *dir, struct err *e)
+{
+	DIR *d = opendir(dir);
+	struct dirent *entry;
+	int rc = 0;
+
+	if (!d)
+		return err_sys(e, -errno, "--images %s", dir);
+	while (!rc && (entry = readdir(d))) {
+		size_t len = strlen(entry->d_name), suffix = strlen(SUFFIX);
+
+		if (len <= suffix || strcmp(entry->d_name + len - suffix, SUFFIX))
+			continue;
+		rc = add(im, entry->d_name, len - suffix, dir, entry->d_name);
+	}
+	closedir(d);
+	return rc ? err_set(e, rc, "out of memory") : 0;
+}
+
+int images_load(struct images *im, const struct config *c, struct err *e)
+{
+	int rc = 0;
+
+	memset(im, 0, sizeof(*im));
+	for (size_t i = 0; !rc && i < c->images.n; i++) {
+		const char *text = c->images.items[i], *equals = strchr(text, '=');
+
+		rc = add(im, text, (size_t)(equals - text), "", equals + 1);
+		if (rc)
+			err_set(e, rc, "out of memory");
+	}
+	for (size_t i = 0; !rc && i < c->image_dirs.n; i++)
+		rc = add_dir(im, c->image_dirs.items[i], e);
+	return rc;
+}
+
+void images_fini(struct images *im)
+{
+	for (size_t i = 0; i < im->n; i++) {
+		free(im->items[i].name);
+		free(im->items[i].path);
+	}
+	free(im->items);
+	memset(im, 0, sizeof(*im));
+}
+
+const char *images_find(const struct images *im, const char *template, const char **name)
+{
+	const char *path = find_exact(im, template);
+
+	*name = template;
+	if (path || (*template && strcmp(template, "default") && strcmp(template, "ubuntu")))
+		return path;
+	*name = "base";
+	return find_exact(im, "base");
+}

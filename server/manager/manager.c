@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Start and stop of the manager, and its background loop; see manager.h. */
+#include "server/manager/manager.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+
+#include "lib/fd.h"
+#include "lib/log.h"
+#include "server/manager/internal.h"
+
+const struct config *manager_config(const struct manager *m)
+{
+	return m->config;
+}
+
+unsigned int manager_running_count(struct manager *m)
+{
+	return __atomic_load_n(&m->running, __ATOMIC_RELAXED);
+}
+
+/* --- the loop -------------------------------------------------------------------------- */
+
+static size_t table_count(struct manager *m)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < TABLE_BUCKETS; i++)
+		for (struct sandbox *s = m->buckets[i]; s; s = s->next)
+			n++;
+	return n;
+}
+
+/* Call @fn for every sandbox, without the table locked meanwhile. */
+static void for_each_sandbox(struct manager *m, void (*fn)(struct sandbox *s))
+{
+	struct sandbox **all;
+	size_t n = 0;
+
+	pthread_mutex_lock(&m->table_lock);
+	all = calloc(table_count(m) + 1, sizeof(*all));
+	for (size_t i = 0; all && i < TABLE_BUCKETS; i++)
+		for (struct sandbox *s = m->buckets[i]; s; s = s->next) {
+			__atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
+			all[n++] = s;
+		}
+	pthread_mutex_unlock(&m->table_lock);
+	while (n) {
+		fn(all[--n]);
+		sandbox_put(all[n]);
+	}
+	free(all);
+}
+
+static void tick_sandbox(struct sandbox *s)
+{
+	vm_check_overdue(s);
+	sessions_tick(s);
+}
+
+static void on_tick(struct loop_source *source, uint32_t events)
+{
+	struct manager *m = container_of(source, struct manager, tick);
+	uint64_t expired;
+
+	(void)events;
+	if (read(m->tick_fd, &expired, sizeof(expired)) < 0)
+		return;
+	for_each_sandbox(m, tick_sandbox);
+	if (++m->ticks % 3600 == 0) {
+		struct err e;
+
+		if (store_sandbox_prune(m->store, wall_ms() - 24LL * 3600 * 1000, 10000, &e))
+			log_warn("%s", e.msg);
+	}
+}
+
+static void *loop_main(void *arg)
+{
+	struct manager *m = arg;
+	int rc = loop_run(&m->loop);
+
+	if (rc)
+		log_error("the background loop ended: %s", strerror(-rc));
+	return NULL;
+}
+
+static int start_loop(struct manager *m, struct err *e)
+{
+	const struct itimerspec every = {.it_interval = {.tv_sec = TICK_MS / 1000},
+					 .it_value = {.tv_sec = TICK_MS / 1000}};
+	int rc;
+
+	m->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (m->tick_fd < 0 || timerfd_settime(m->tick_fd, 0, &every, NULL) < 0)
+		return err_sys(e, -errno, "timer");
+	rc = loop_add(&m->loop, &m->tick, m->tick_fd, EPOLLIN, on_tick);
+	if (!rc)
+		rc = sessions_start(m);
+	if (!rc)
+		rc = -pthread_create(&m->loop_thread, NULL, loop_main, m);
+	m->loop_running = !rc;
+	return rc ? err_sys(e, rc, "starting the background loop") : 0;
+}
+
+/* --- the state directory ------------------------------------------------------------------ */
+
+static int make_path(const char *path)
+{
+	cleanup_free char *copy = strdup(path);
+
+	if (!copy)
+		return -ENOMEM;
+	for (char *p = copy + 1; *p; p++) {
+		if (*p != '/')
+			continue;
+		*p = '\0';
+		if (mkdir(copy, 0755) && errno != EEXIST)
+			return -errno;
+		*p = '/';
+	}
+	return mkdir(copy, 0700) && errno != EEXIST ? -errno : 0;
+}
+
+static int open_state_dir(struct manager *m, struct err *e)
+{
+	const char *path = m->config->state;
+	cleanup_close int dir_fd = -1;
+	int rc = make_path(path);
+
+	if (rc)
+		return err_sys(e, rc, "state directory %s", path);
+	m->state_dir = realpath(path, NULL);
+	if (!m->state_dir)
+		return err_sys(e, -errno, "state directory %s", path);
+	/* "/sandboxes/sb-01234567/vsock.sock_1024" and the like must fit into a socket address. */
+	if (strlen(m->state_dir) + 40 > sizeof(((struct sockaddr_un *)NULL)->sun_path))
+		return err_set(
+		    e, -ENAMETOOLONG,
+		    "state directory %s: longer than %zu bytes, sockets in it would have "
+		    "too long names",
+		    m->state_dir, sizeof(((struct sockaddr_un *)NULL)->sun_path) - 40);
+	dir_fd = open(m->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir_fd < 0)
+		return err_sys(e, -errno, "state directory %s", path);
+	m->lock_fd = openat(dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (m->lock_fd < 0)
+		return err_sys(e, -errno, "state directory %s: lock", path);
+	if (flock(m->lock_fd, LOCK_EX | LOCK_NB))
+		return errno == EWOULDBLOCK
+			   ? err_set(e, -EBUSY, "state directory %s is in use by another dormoused",
+				     path)
+			   : err_sys(e, -errno, "state directory %s: lock", path);
+	if (mkdirat(dir_fd, "sandboxes", 0700) && errno != EEXIST)
+		return err_sys(e, -errno, "state directory %s", path);
+	m->sandboxes_fd = openat(dir_fd, "sandboxes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return m->sandboxes_fd < 0 ? err_sys(e, -errno, "state directory %s", path) : 0;
+}
+
+static int open_store(struct manager *m, struct err *e)
+{
+	cleanup_free char *path = NULL;
+
+	if (asprintf(&path, "%s/dormouse.db", m->state_dir) < 0) {
+		path = NULL;
+		return err_set(e, -ENOMEM, "out of memory");
+	}
+	return store_open(path, &m->store, e);
+}
+
+/* --- start and stop --------------------------------------------------------------------------- */
+
+int manager_start(const struct config *c, struct manager **out, struct err *e)
+{
+	struct manager *m = calloc(1, sizeof(*m));
+	int rc;
+
+	if (!m)
+		return err_set(e, -ENOMEM, "out of memory");
+	m->config = c;
+	m->lock_fd = m->sandboxes_fd = m->tick_fd = m->again_fd = -1;
+	pthread_mutex_init(&m->table_lock, NULL);
+	pthread_mutex_init(&m->loop_lock, NULL);
+	rc = loop_init(&m->loop, &m->loop_lock);
+	if (rc) {
+		pthread_mutex_destroy(&m->table_lock);
+		pthread_mutex_destroy(&m->loop_lock);
+		free(m);
+		return err_sys(e, rc, "starting the background loop");
+	}
+	rc = images_load(&m->images, c, e);
+	if (!rc)
+		rc = open_state_dir(m, e);
+	if (!rc)
+		rc = open_store(m, e);
+	if (!rc)
+		rc = start_loop(m, e);
+	if (!rc)
+		rc = recover(m, e);
+	if (rc) {
+		manager_stop(m);
+		return rc;
+	}
+	*out = m;
+	return 0;
+}
+
+static void interrupt_sandbox(struct sandbox *s)
+{
+	pthread_mutex_lock(&s->lock);
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+	sessions_interrupt(s);
+}
+
+void manager_interrupt(struct manager *m)
+{
+	__atomic_store_n(&m->interrupted, true, __ATOMIC_RELAXED);
+	for_each_sandbox(m, interrupt_sandbox);
+}
+
+bool manager_interrupted(const struct manager *m)
+{
+	return __atomic_load_n(&m->interrupted, __ATOMIC_RELAXED);
+}
+
+static void stop_sandbox(struct sandbox *s)
+{
+	bool running;
+
+	pthread_mutex_lock(&s->lock);
+	running = s->row.status == SANDBOX_RUNNING;
+	s->announced = false;
+	pthread_mutex_unlock(&s->lock);
+	if (!running)
+		return;
+	if (store_sandbox_set_ended(s->m->store, s->row.id, SANDBOX_STOPPED, NULL, wall_ms(), NULL))
+		log_error("sandbox %s: its end could not be recorded", s->row.id);
+	vm_kill(s);
+}
+
+static void leave_sandbox(struct sandbox *s)
+{
+	agent_pool_abort(s->pool);
+	sessions_drop(s);
+	vm_leave(s);
+	table_remove(s->m, s);
+}
+
+void manager_stop(struct manager *m)
+{
+	if (!m)
+		return;
+	if (m->config->stop_sandboxes_on_exit)
+		for_each_sandbox(m, stop_sandbox);
+	for_each_sandbox(m, leave_sandbox);
+	if (m->loop_running) {
+		sessions_drain(m);
+		loop_stop(&m->loop);
+		pthread_join(m->loop_thread, NULL);
+	}
+	loop_fini(&m->loop);
+	fd_close(&m->tick_fd);
+	fd_close(&m->again_fd);
+	store_close(m->store);
+	images_fini(&m->images);
+	fd_close(&m->sandboxes_fd);
+	fd_close(&m->lock_fd);
+	free(m->state_dir);
+	pthread_mutex_destroy(&m->table_lock);
+	pthread_mutex_destroy(&m->loop_lock);
+	free(m);
+}

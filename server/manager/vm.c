@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The VMM process behind a sandbox: start, adopt, watch, kill.
+ *
+ * Theory of operation
+ * -------------------
+ * Two things tell of the end of a VM. The control connection ends first: its reader thread
+ * (lib/vmm_client.h) then records why and makes every waiting request fail. The pidfd tells that
+ * the process is gone: only then it is reaped and its descriptors are closed, on the loop's thread.
+ * `vm.pidfd` and `vm.client` are given up under both loop_lock and the sandbox's lock, so whoever
+ * finds them there owns the clean-up.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/clock.h"
+#include "lib/fd.h"
+#include "lib/log.h"
+#include "server/manager/internal.h"
+
+#define CALL_TIMEOUT_MS	 30000
+#define ADOPT_TIMEOUT_MS 5000
+#define END_GRACE_MS	 10000 /* between the end of the connection and that of the process */
+
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
+static int send_signal(int pidfd, int signo)
+{
+	return (int)syscall(SYS_pidfd_send_signal, pidfd, signo, NULL, 0);
+}
+
+/* --- the end, as the control connection tells it ------------------------------------------ */
+
+static void note_reason(struct sandbox *s, bool orderly, const char *reason)
+{
+	pthread_mutex_lock(&s->lock);
+	if (!s->exit_reason[0]) {
+		snprintf(s->exit_reason, sizeof(s->exit_reason), "%s", reason);
+		s->exit_orderly = orderly;
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void on_exit_event(struct sandbox *s, json_t *event)
+{
+	const char *reason = json_string_value(json_object_get(event, "reason"));
+	const char *message = json_string_value(json_object_get(event, "message"));
+	char text[160];
+
+	if (reason && !strcmp(reason, "shutdown")) {
+		note_reason(s, true, "the guest powered off");
+		return;
+	}
+	snprintf(text, sizeof(text), "its VM ended: %.40s%s%.100s", reason ? reason : "no reason",
+		 message && *message ? ": " : "", message ? message : "");
+	note_reason(s, false, text);
+}
+
+static void on_event(void *arg, const char *name, json_t *event)
+{
+	struct sandbox *s = arg;
+
+	log_debug("sandbox %s: VMM event %s", s->row.id, name);
+	if (!strcmp(name, "exit")) {
+		on_exit_event(s, event);
+	} else if (!strcmp(name, "panic")) {
+		/* What the guest held in memory is lost: no reboot makes that good in silence. */
+		note_reason(s, false, "the guest kernel panicked");
+		pthread_mutex_lock(&s->lock);
+		if (s->vm.pidfd >= 0)
+			send_signal(s->vm.pidfd, SIGKILL);
+		pthread_mutex_unlock(&s->lock);
+	} else if (!strcmp(name, "reset") || !strcmp(name, "ready")) {
+		bool ready = !strcmp(name, "ready");
+
+		if (!ready)
+			agent_pool_flush(s->pool);
+		pthread_mutex_lock(&s->lock);
+		s->ready = ready;
+		pthread_cond_broadcast(&s->changed);
+		pthread_mutex_unlock(&s->lock);
+	}
+}
+
+/* A process that ends without a word was killed, most often: by whom is worth knowing. */
+static void note_death(struct sandbox *s, int pidfd)
+{
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+	siginfo_t info = {0};
+	char text[160];
+
+	if (pidfd < 0 || poll(&p, 1, 200) <= 0 ||
+	    waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG | WNOWAIT) || !info.si_pid)
+		snprintf(text, sizeof(text), "its VMM process ended without giving a reason");
+	else if (info.si_code == CLD_EXITED)
+		snprintf(text, sizeof(text), "its VMM process ended with status %d",
+			 info.si_status);
+	else
+		snprintf(text, sizeof(text), "its VMM process was killed by signal %d (%s)",
+			 info.si_status, strsignal(info.si_status));
+	note_reason(s, false, text);
+}
+
+static void record_end(struct sandbox *s)
+{
+	struct err e;
+
+	log_at(s->row.status == SANDBOX_ERROR ? LOG_WARN : LOG_INFO, "sandbox %s: %s", s->row.id,
+	       s->exit_reason);
+	if (store_sandbox_set_ended(s->m->store, s->row.id, s->row.status, s->row.error,
+				    s->row.ended_ms, &e))
+		log_error("sandbox %s: %s", s->row.id, e.msg);
+}
+
+static void on_close(void *arg)
+{
+	struct sandbox *s = arg;
+	bool record, said;
+	int pidfd;
+
+	pthread_mutex_lock(&s->lock);
+	pidfd = s->vm.pidfd;
+	said = s->exit_reason[0];
+	pthread_mutex_unlock(&s->lock);
+	/* Nobody closes pidfd before this thread has ended: see clean_up(). */
+	if (!said)
+		note_death(s, pidfd);
+	pthread_mutex_lock(&s->lock);
+	s->vm.closed_ms = clock_mono_ms();
+	s->ready = false;
+	record = s->announced && s->row.status == SANDBOX_RUNNING;
+	if (record) {
+		s->row.status = s->exit_orderly ? SANDBOX_STOPPED : SANDBOX_ERROR;
+		s->row.ended_ms = wall_ms();
+		s->row.error = s->exit_orderly ? NULL : strdup(s->exit_reason);
+	}
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+	agent_pool_abort(s->pool);
+	if (record) {
+		__atomic_sub_fetch(&s->m->running, 1, __ATOMIC_RELAXED);
+		/* The row's fields do not change any more, but for a deletion. */
+		record_end(s);
+	}
+}
+
+static const struct vmm_client_ops ops = {.on_event = on_event, .on_close = on_close};
+
+/* --- starting --------------------------------------------------------------------------------- */
+
+static json_t *configure_request(struct sandbox *s, const char *image)
+{
+	cleanup_free char *overlay = sandbox_path(s, "overlay"),
+			  *vsock = sandbox_path(s, "vsock.sock"),
+			  *console = sandbox_path(s, "console.log");
+
+	if (!overlay || !vsock || !console)
+		return NULL;
+	return json_pack("{ss, ss, sI, sI, s[{ss, ss, sI}], s{ss}, ss}", "op", "configure",
+			 "kernel", s->m->config->kernel, "memory_mib",
+			 (json_int_t)s->row.memory_mib, "cpus", (json_int_t)s->row.cpus, "disks",
+			 "path", image, "overlay", overlay, "size_mib", (json_int_t)s->row.disk_mib,
+			 "vsock", "path", vsock, "console", console);
+}
+
+/**
+ * vm_start() - Start a VMM process for a new sandbox and boot its guest
+ * @image:	Root image
+ *
+ * Does not wait for the guest. vm_kill() is due, also after a failure.
+ *
+ * Return: 0 or -errno
+ */
+int vm_start(struct sandbox *s, const char *image, struct err *e)
+{
+	cleanup_free char *socket_path = sandbox_path(s, "vmm.sock");
+	cleanup_free char *log_path = sandbox_path(s, "vmm.log");
+	struct vmm_spawn spawn = {s->m->config->vmm, socket_path, log_path};
+	int rc;
+
+	if (!socket_path || !log_path)
+		return err_set(e, -ENOMEM, "out of memory");
+	rc = vmm_client_spawn(&spawn, &s->vm.pid, &s->vm.pidfd, e);
+	if (rc)
+		return rc;
+	s->vm.ours = true;
+	s->row.vmm_pid = s->vm.pid;
+	rc = vmm_client_connect(socket_path, &ops, s, &s->vm.client, e);
+	if (!rc)
+		rc = vmm_client_call(s->vm.client, configure_request(s, image), CALL_TIMEOUT_MS,
+				     NULL, e);
+	if (!rc)
+		rc = vmm_client_op(s->vm.client, "boot", CALL_TIMEOUT_MS, NULL, e);
+	return rc;
+}
+
+/**
+ * vm_adopt() - Take over the running VMM process of a sandbox
+ *
+ * Return: 0; -errno if there is none, or it does not answer. vm_kill() is due in each case.
+ */
+int vm_adopt(struct sandbox *s, struct err *e)
+{
+	cleanup_free char *socket_path = sandbox_path(s, "vmm.sock");
+	json_t *info = NULL;
+	const char *state;
+	int rc;
+
+	if (!socket_path)
+		return err_set(e, -ENOMEM, "out of memory");
+	rc = vmm_client_connect(socket_path, &ops, s, &s->vm.client, e);
+	if (!rc)
+		rc = vmm_client_op(s->vm.client, "info", ADOPT_TIMEOUT_MS, &info, e);
+	if (rc)
+		return rc;
+	state = json_string_value(json_object_get(info, "state"));
+	s->vm.pid = (pid_t)json_integer_value(json_object_get(info, "pid"));
+	pthread_mutex_lock(&s->lock);
+	s->ready = s->ready || json_is_true(json_object_get(info, "ready"));
+	if (!state || (strcmp(state, "running") && strcmp(state, "paused"))) {
+		rc =
+		    err_set(e, -ESRCH, "its VM is not running but %.40s", state ? state : "silent");
+	} else {
+		s->vm.pidfd = s->vm.pid > 1 ? (int)syscall(SYS_pidfd_open, s->vm.pid, 0) : -1;
+		if (s->vm.pidfd < 0)
+			rc = err_sys(e, -errno, "its VMM process %d", (int)s->vm.pid);
+	}
+	pthread_mutex_unlock(&s->lock);
+	json_decref(info);
+	return rc;
+}
+
+/* --- the end of the process --------------------------------------------------------------------
+ */
+
+/* Give up pidfd and client, under both locks. Return: true if there is something to clean up. */
+static bool take_vm(struct sandbox *s, struct vm *vm)
+{
+	pthread_mutex_lock(&s->lock);
+	*vm = s->vm;
+	s->vm.client = NULL;
+	pthread_mutex_unlock(&s->lock);
+	return vm->client || vm->pidfd >= 0;
+}
+
+/* Wait for the process, join the reader, then close. The order is explained at on_close(). */
+static void clean_up(struct sandbox *s, struct vm *vm)
+{
+	struct pollfd p = {.fd = vm->pidfd, .events = POLLIN};
+
+	while (vm->pidfd >= 0 && poll(&p, 1, -1) < 0 && errno == EINTR)
+		;
+	vmm_client_destroy(vm->client);
+	if (vm->pidfd >= 0 && vm->ours)
+		waitid(P_PIDFD, (id_t)vm->pidfd, NULL, WEXITED);
+	pthread_mutex_lock(&s->lock);
+	fd_close(&s->vm.pidfd);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void on_process_end(struct loop_source *source, uint32_t events)
+{
+	struct sandbox *s = container_of(source, struct sandbox, vm.source);
+	struct vm vm;
+
+	(void)events;
+	loop_remove(&s->m->loop, source);
+	if (take_vm(s, &vm))
+		clean_up(s, &vm);
+	sandbox_put(s);
+}
+
+/**
+ * vm_watch() - Have the loop clean up when the process ends
+ *
+ * Return: 0 or -errno
+ */
+int vm_watch(struct sandbox *s)
+{
+	int rc;
+
+	pthread_mutex_lock(&s->m->loop_lock);
+	rc = loop_add(&s->m->loop, &s->vm.source, s->vm.pidfd, EPOLLIN, on_process_end);
+	if (!rc)
+		__atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&s->m->loop_lock);
+	return rc;
+}
+
+/**
+ * vm_kill() - End the process at once and wait until it is gone
+ *
+ * Any thread but the loop's, without locks but `lifecycle`. Idempotent.
+ */
+void vm_kill(struct sandbox *s)
+{
+	bool watched, taken;
+	struct vm vm;
+
+	pthread_mutex_lock(&s->m->loop_lock);
+	watched = s->vm.source.handler;
+	if (watched)
+		loop_remove(&s->m->loop, &s->vm.source);
+	taken = take_vm(s, &vm);
+	pthread_mutex_unlock(&s->m->loop_lock);
+	if (taken) {
+		if (vm.pidfd >= 0)
+			send_signal(vm.pidfd, SIGKILL);
+		clean_up(s, &vm);
+	}
+	if (watched)
+		sandbox_put(s);
+}
+
+/**
+ * vm_leave() - Let the process run on and forget it: the daemon stops
+ */
+void vm_leave(struct sandbox *s)
+{
+	bool watched, taken;
+	struct vm vm;
+
+	/* The end of the connection is no news now. */
+	note_reason(s, false, "the daemon stopped");
+	pthread_mutex_lock(&s->lock);
+	s->announced = false;
+	pthread_mutex_unlock(&s->lock);
+	pthread_mutex_lock(&s->m->loop_lock);
+	watched = s->vm.source.handler;
+	if (watched)
+		loop_remove(&s->m->loop, &s->vm.source);
+	taken = take_vm(s, &vm);
+	pthread_mutex_unlock(&s->m->loop_lock);
+	if (taken) {
+		vmm_client_destroy(vm.client);
+		pthread_mutex_lock(&s->lock);
+		fd_close(&s->vm.pidfd);
+		pthread_mutex_unlock(&s->lock);
+	}
+	if (watched)
+		sandbox_put(s);
+}
+
+/**
+ * vm_check_overdue() - Kill a process whose connection ended long ago
+ */
+void vm_check_overdue(struct sandbox *s)
+{
+	pthread_mutex_lock(&s->lock);
+	if (s->vm.closed_ms && s->vm.pidfd >= 0 &&
+	    clock_mono_ms() - s->vm.closed_ms > END_GRACE_MS) {
+		log_warn("sandbox %s: its VMM process hangs, killing it", s->row.id);
+		send_signal(s->vm.pidfd, SIGKILL);
+	}
+	pthread_mutex_unlock(&s->lock);
+}
