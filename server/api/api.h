@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The routes of the sandbox API, a file per resource; docs/server.md lists them. */
+#ifndef SERVER_API_API_H
+#define SERVER_API_API_H
+
+#include "server/http/request.h"
+#include "server/manager/manager.h"
+
+/* request->app */
+struct api {
+	struct manager *manager;
+};
+
+/* The one table. */
+extern const struct route api_routes[];
+extern const size_t api_routes_count;
+
+static inline struct manager *api_manager(const struct request *r)
+{
+	return ((struct api *)r->app)->manager;
+}
+
+/**
+ * api_sandbox() - The sandbox that the route's first parameter names, for work inside it
+ *
+ * Return: a reference, or NULL after having replied 404, 410 or 502
+ */
+struct sandbox *api_sandbox(struct request *r);
+
+/* For routes that exist in the API and not yet here. */
+void api_not_implemented(struct request *r);
+
+/* health.c, workers.c */
+void api_health(struct request *r);
+void api_healthz(struct request *r);
+void api_readyz(struct request *r);
+void api_workers(struct request *r);
+#define API_WORKER_ID "w-local-1"
+
+/* sandboxes.c */
+void api_sandbox_create(struct request *r);
+void api_sandbox_list(struct request *r);
+void api_sandbox_get(struct request *r);
+void api_sandbox_delete(struct request *r);
+void api_sandbox_console(struct request *r);
+
+/* exec.c */
+void api_exec_run(struct request *r);
+void api_exec_run_async(struct request *r);
+void api_exec_start(struct request *r);
+void api_exec_list(struct request *r);
+void api_exec_result(struct request *r);
+void api_exec_kill(struct request *r);
+
+/* files.c */
+extern const struct upload_ops api_file_write;
+void api_file_read(struct request *r);
+void api_file_remove(struct request *r);
+void api_file_list(struct request *r);
+void api_file_mkdir(struct request *r);
+
+#endif

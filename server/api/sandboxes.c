@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* /sandboxes: create, list, get, delete, console (api.md 3.1 - 3.6). */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "lib/fd.h"
+#include "server/api/api.h"
+
+#define DEFAULT_TIMEOUT_S  300
+#define DEFAULT_MEMORY_MIB 1024
+#define DEFAULT_DISK_MIB   20480
+#define DEFAULT_PORT	   80
+
+/* Fields in the order of api.md 3.3. */
+static void write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row)
+{
+	strbuf_json_next(b);
+	strbuf_adds(b, "{");
+	strbuf_json_str(b, "sandboxID", row->id);
+	strbuf_json_str(b, "status", sandbox_status_name(row->status));
+	strbuf_json_str(b, "templateID", row->template);
+	strbuf_json_str(b, "template", row->template);
+	strbuf_json_str(b, "token", "");
+	strbuf_json_str(b, "connectURL", "");
+	strbuf_json_str(b, "region", c->region);
+	strbuf_json_str(b, "workerID", API_WORKER_ID);
+	strbuf_json_str(b, "sandboxDomain", c->sandbox_domain ? c->sandbox_domain : "");
+	strbuf_json_time(b, "startedAt", row->created_ms);
+	if (row->ended_ms)
+		strbuf_json_time(b, "endAt", row->ended_ms);
+	else if (row->timeout_s)
+		strbuf_json_time(b, "endAt", row->created_ms + row->timeout_s * 1000);
+	strbuf_json_value(b, "metadata", row->metadata);
+	strbuf_json_str(b, "alias", row->alias);
+	strbuf_json_int(b, "cpuCount", row->cpus);
+	strbuf_json_int(b, "memoryMB", row->memory_mib);
+	strbuf_json_int(b, "diskMB", row->disk_mib);
+	strbuf_json_int(b, "timeout", row->timeout_s);
+	strbuf_json_bool(b, "networkEnabled", row->network);
+	strbuf_json_name(b, "tags");
+	strbuf_adds(b, "{}");
+	strbuf_json_value(b, "tagsLastUpdatedAt", NULL);
+	if (row->error)
+		strbuf_json_str(b, "error", row->error);
+	strbuf_adds(b, "}");
+}
+
+static void reply_sandbox(struct request *r, unsigned int status, struct sandbox_row *row)
+{
+	struct strbuf b = {0};
+
+	write_sandbox(&b, manager_config(api_manager(r)), row);
+	sandbox_row_fini(row);
+	reply_json(r, status, &b);
+}
+
+static const struct json_field create_fields[] = {
+    JSON_FIELD(struct sandbox_spec, template, "templateID", JSON_F_STRING),
+    JSON_FIELD(struct sandbox_spec, alias, "alias", JSON_F_STRING),
+    JSON_FIELD(struct sandbox_spec, timeout_s, "timeout", JSON_F_INT),
+    JSON_FIELD(struct sandbox_spec, cpus, "cpuCount", JSON_F_INT),
+    JSON_FIELD(struct sandbox_spec, memory_mib, "memoryMB", JSON_F_INT),
+    JSON_FIELD(struct sandbox_spec, disk_mib, "diskMB", JSON_F_INT),
+    JSON_FIELD(struct sandbox_spec, port, "port", JSON_F_INT),
+    JSON_FIELD(struct sandbox_spec, network, "networkEnabled", JSON_F_BOOL),
+    JSON_FIELD(struct sandbox_spec, envs, "envs", JSON_F_MAP),
+    JSON_FIELD(struct sandbox_spec, metadata, "metadata", JSON_F_MAP),
+};
+
+/* A field that changes what the client gets must not be passed over in silence. */
+static bool asks_for_what_is_missing(struct request *r)
+{
+	static const char *const later[] = {"image", "snapshot", "secretStore", "previewAuth",
+					    "webhooks"};
+
+	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
+		const json_t *v = json_object_get(r->json, later[i]);
+
+		if (!v || json_is_null(v) || (json_is_string(v) && !json_string_length(v)) ||
+		    (json_is_array(v) && !json_array_size(v)))
+			continue;
+		reply_error(r, 501, "%s: not implemented yet", later[i]);
+		return true;
+	}
+	return false;
+}
+
+void api_sandbox_create(struct request *r)
+{
+	struct sandbox_spec spec = {
+	    .template = "",
+	    .alias = "",
+	    .cpus = 1,
+	    .memory_mib = DEFAULT_MEMORY_MIB,
+	    .disk_mib = DEFAULT_DISK_MIB,
+	    .timeout_s = DEFAULT_TIMEOUT_S,
+	    .port = DEFAULT_PORT,
+	    .network = true,
+	};
+	struct sandbox_row row;
+	struct sandbox *s;
+	struct err e;
+	int rc;
+
+	if (!request_bind(r, create_fields, sizeof(create_fields) / sizeof(create_fields[0]),
+			  &spec) ||
+	    asks_for_what_is_missing(r))
+		return;
+	rc = sandbox_create(api_manager(r), &spec, &s, &e);
+	if (rc) {
+		reply_errno(r, rc, &e);
+		return;
+	}
+	rc = sandbox_copy_row(s, &row);
+	sandbox_put(s);
+	if (rc)
+		reply_error(r, 503, "out of memory");
+	else
+		reply_sandbox(r, 201, &row);
+}
+
+void api_sandbox_list(struct request *r)
+{
+	const char *status = url_query(&r->url, "status");
+	struct sandbox_row *rows;
+	struct strbuf b = {0};
+	struct err e;
+	size_t n;
+	int rc = sandbox_list(api_manager(r), status && *status ? status : NULL, &rows, &n, &e);
+
+	if (rc) {
+		reply_errno(r, rc, &e);
+		return;
+	}
+	strbuf_adds(&b, "[");
+	for (size_t i = 0; i < n; i++) {
+		write_sandbox(&b, manager_config(api_manager(r)), &rows[i]);
+		sandbox_row_fini(&rows[i]);
+	}
+	strbuf_adds(&b, "]");
+	free(rows);
+	reply_json(r, 200, &b);
+}
+
+void api_sandbox_get(struct request *r)
+{
+	struct sandbox_row row;
+	struct err e;
+	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
+
+	if (rc)
+		reply_errno(r, rc, &e);
+	else
+		reply_sandbox(r, 200, &row);
+}
+
+void api_sandbox_delete(struct request *r)
+{
+	struct err e;
+	int rc = sandbox_delete(api_manager(r), r->param[0], &e);
+
+	if (rc)
+		reply_errno(r, rc, &e);
+	else
+		reply_empty(r, 204);
+}
+
+/* --- the console log: an addition to the API, for `dormouse logs` --------------------------- */
+
+static ssize_t read_console(void *cls, uint64_t pos, char *buf, size_t max)
+{
+	ssize_t n = pread(*(int *)cls, buf, max, (off_t)pos);
+
+	if (n < 0)
+		return MHD_CONTENT_READER_END_WITH_ERROR;
+	return n ? n : MHD_CONTENT_READER_END_OF_STREAM;
+}
+
+static void close_console(void *cls)
+{
+	close(*(int *)cls);
+	free(cls);
+}
+
+void api_sandbox_console(struct request *r)
+{
+	struct sandbox *s = sandbox_find_any(api_manager(r), r->param[0]);
+	struct stat st;
+	int *fd;
+
+	if (!s) {
+		s = api_sandbox(r); /* it replies: 404, or 410 after a deletion */
+		if (!s)
+			return;
+	}
+	fd = malloc(sizeof(*fd));
+	if (!fd) {
+		reply_error(r, 503, "out of memory");
+	} else if ((*fd = sandbox_open_console(s)) < 0 || fstat(*fd, &st) < 0 || !st.st_size) {
+		if (*fd >= 0)
+			close(*fd);
+		free(fd);
+		reply_bytes(r, 200, "text/plain; charset=utf-8", "", 0);
+	} else {
+		/* It may grow meanwhile: what is there now is the answer. */
+		reply_stream(r, 200, "text/plain; charset=utf-8", (uint64_t)st.st_size,
+			     read_console, fd, close_console);
+	}
+	sandbox_put(s);
+}
