@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The control socket: JSON lines, any number of controllers. docs/vmm.md is the
+ * protocol. Everything runs on the loop's thread, under its lock, but for
+ * control_event(), which any thread that holds the lock may call.
+ */
+#ifndef VMM_CONTROL_H
+#define VMM_CONTROL_H
+
+#include <jansson.h>
+
+#include "lib/err.h"
+
+struct vm;
+struct control;
+
+/* @listen_fd: taken over, closed by control_destroy(). */
+int control_create(struct control **out, struct vm *vm, int listen_fd, struct err *e);
+/* What controllers have not taken yet is written, as far as they take it soon. */
+void control_destroy(struct control *c);
+
+/* Tell all controllers. @event is taken over; without a control socket it is dropped. */
+void control_event(struct vm *vm, json_t *event);
+
+/**
+ * ops_handle() - Carry out one request
+ * @line:	Any JSON value
+ *
+ * Return: the answer, complete; NULL if memory ran out
+ */
+json_t *ops_handle(struct vm *vm, json_t *line);
+
+/* Add what "info" and "metrics" say to an answer. Return: 0 or -ENOMEM. */
+int info_fill(struct vm *vm, json_t *answer);
+int metrics_fill(struct vm *vm, json_t *answer);
+
+#endif

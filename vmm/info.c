@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What "info" and "metrics" say. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "lib/clock.h"
+#include "vmm/control.h"
+#include "vmm/layout_x86.h"
+#include "vmm/version.h"
+#include "vmm/vm.h"
+
+/* --- memory: /proc/self/smaps ---------------------------------------------------------- */
+
+struct memory_use {
+	uint64_t private_kib;  /* of everything but guest RAM */
+	uint64_t resident_kib; /* of guest RAM */
+};
+
+static struct memory_use memory_use(const struct vm *vm)
+{
+	uint64_t ram = (uintptr_t)vm->ram, start, end, kib;
+	struct memory_use use = {0};
+	bool in_ram = false;
+	char line[256];
+	FILE *f = fopen("/proc/self/smaps", "re");
+
+	if (!f)
+		return use;
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			in_ram = vm->ram && start >= ram && end <= ram + vm->ram_bytes;
+		else if (in_ram && sscanf(line, "Rss: %lu kB", &kib) == 1)
+			use.resident_kib += kib;
+		else if (!in_ram && (sscanf(line, "Private_Clean: %lu kB", &kib) == 1 ||
+				     sscanf(line, "Private_Dirty: %lu kB", &kib) == 1))
+			use.private_kib += kib;
+	}
+	fclose(f);
+	return use;
+}
+
+/* --- exits -------------------------------------------------------------------------------- */
+
+static struct exit_counts exits_of_boot(const struct vm *vm)
+{
+	return vm->vcpus_n ? vcpus_exits(vm) : vm->exits_last;
+}
+
+static json_t *top_exits(struct vm *vm)
+{
+	json_t *list = json_array();
+
+	exit_trace_sort(&vm->trace);
+	for (unsigned int i = 0; list && i < vm->trace.n; i++) {
+		const struct exit_place *p = &vm->trace.places[i];
+		char address[32];
+
+		snprintf(address, sizeof(address), "%#llx", (unsigned long long)p->address);
+		json_array_append_new(list,
+				      json_pack("{sssssssI}", "kind", exit_kind_name(p->kind),
+						"access", p->write ? "write" : "read", "address",
+						address, "count", (json_int_t)p->count));
+	}
+	return list;
+}
+
+static json_t *exits(struct vm *vm)
+{
+	struct exit_counts c = exits_of_boot(vm);
+	json_t *o =
+	    json_pack("{sIs{sIsIsI}}", "total", (json_int_t)exit_counts_total(&c), "by_kind", "io",
+		      (json_int_t)c.by_kind[EXIT_IO], "mmio", (json_int_t)c.by_kind[EXIT_MMIO],
+		      "other", (json_int_t)c.by_kind[EXIT_OTHER]);
+
+	json_object_set_new(o, "until_ready",
+			    vm->ready ? json_integer((json_int_t)vm->exits_until_ready)
+				      : json_null());
+	if (vm->trace.places)
+		json_object_set_new(o, "top", top_exits(vm));
+	return o;
+}
+
+/* --- devices ---------------------------------------------------------------------------------- */
+
+static json_t *device_info(struct vm *vm, unsigned int i)
+{
+	struct device *d = devices_get(vm->devices, i);
+	const struct device_stats *s = device_stats(d);
+	char address[32];
+
+	snprintf(address, sizeof(address), "%#x", LAYOUT_VIRTIO + i * DEVICE_MMIO_BYTES);
+	return json_pack("{sssssisIsIsIsIsIsI}", "name", device_name(d), "address", address, "irq",
+			 (int)(LAYOUT_IRQ_VIRTIO + i), "notifies", (json_int_t)s->notifies,
+			 "interrupts", (json_int_t)s->interrupts, "requests",
+			 (json_int_t)s->requests, "errors", (json_int_t)s->errors, "broken",
+			 (json_int_t)s->broken, "in_bytes", (json_int_t)s->in_bytes);
+}
+
+static json_t *devices_info(struct vm *vm)
+{
+	json_t *list = json_array();
+
+	for (unsigned int i = 0; list && vm->devices && i < devices_count(vm->devices); i++)
+		json_array_append_new(list, device_info(vm, i));
+	return list;
+}
+
+static json_t *exit_info(const struct vm *vm)
+{
+	if (!vm->exit_reason[0])
+		return json_null();
+	return json_pack("{sssiss}", "reason", vm->exit_reason, "code", vm->exit_code, "message",
+			 vm->exit_message);
+}
+
+int info_fill(struct vm *vm, json_t *o)
+{
+	struct memory_use use = memory_use(vm);
+	const char *cmdline = vm->config.cmdline ? vm->config.cmdline : "";
+	int rc = 0;
+
+	rc |= json_object_set_new(o, "version", json_string(DORMOUSE_VERSION));
+	rc |= json_object_set_new(o, "pid", json_integer(getpid()));
+	rc |= json_object_set_new(o, "state", json_string(vm_state_name(vm->state)));
+	rc |= json_object_set_new(o, "ready", json_boolean(vm->ready));
+	rc |= json_object_set_new(o, "panicked", json_boolean(vm->panicked));
+	rc |= json_object_set_new(o, "exit", exit_info(vm));
+	rc |= json_object_set_new(o, "memory_mib", json_integer((json_int_t)vm->config.memory_mib));
+	rc |= json_object_set_new(o, "cpus", json_integer(vm->config.cpus));
+	rc |= json_object_set_new(o, "boots", json_integer(vm->boots));
+	rc |= json_object_set_new(o, "cmdline", json_string(cmdline));
+	rc |= json_object_set_new(o, "boot_to_ready_us",
+				  vm->ready ? json_integer((json_int_t)vm->boot_to_ready_us)
+					    : json_null());
+	rc |= json_object_set_new(o, "exits", exits(vm));
+	rc |= json_object_set_new(o, "process",
+				  json_pack("{sI}", "private_kib", (json_int_t)use.private_kib));
+	rc |= json_object_set_new(o, "guest_memory",
+				  json_pack("{sI}", "resident_kib", (json_int_t)use.resident_kib));
+	rc |= json_object_set_new(o, "devices", devices_info(vm));
+	return rc ? -ENOMEM : 0;
+}
+
+/* --- metrics ------------------------------------------------------------------------------------
+ */
+
+static json_int_t vcpu_time_us(const struct vm *vm)
+{
+	json_int_t sum = 0;
+
+	for (unsigned int i = 0; i < vm->vcpus_n; i++) {
+		struct timespec t;
+		clockid_t clock;
+
+		if (vm->vcpus[i].started && !pthread_getcpuclockid(vm->vcpus[i].thread, &clock) &&
+		    !clock_gettime(clock, &t))
+			sum += (json_int_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+	}
+	return sum;
+}
+
+int metrics_fill(struct vm *vm, json_t *o)
+{
+	struct exit_counts all = vm->exits_before;
+	struct device_stats sum = {0};
+	bool up = vm->state == VM_RUNNING || vm->state == VM_PAUSED;
+
+	if (vm->vcpus_n) {
+		struct exit_counts now = vcpus_exits(vm);
+
+		exit_counts_add(&all, &now);
+	}
+	for (unsigned int i = 0; vm->devices && i < devices_count(vm->devices); i++) {
+		const struct device_stats *s = device_stats(devices_get(vm->devices, i));
+
+		sum.requests += s->requests;
+		sum.errors += s->errors;
+		sum.broken += s->broken;
+		sum.interrupts += s->interrupts;
+	}
+	return json_object_set_new(
+		   o, "metrics",
+		   json_pack(
+		       "{sIsIsIsIsIsIsIsI}", "uptime_us",
+		       (json_int_t)(up ? (clock_mono_ns() - vm->boot_ns) / 1000 : 0),
+		       "vcpu_time_us", vcpu_time_us(vm), "exits_total",
+		       (json_int_t)exit_counts_total(&all), "boots_total", (json_int_t)vm->boots,
+		       "device_requests_total", (json_int_t)sum.requests, "device_errors_total",
+		       (json_int_t)sum.errors, "device_needs_reset_total", (json_int_t)sum.broken,
+		       "device_interrupts_total", (json_int_t)sum.interrupts))
+		   ? -ENOMEM
+		   : 0;
+}

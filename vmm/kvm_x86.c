@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * x86-64 parts of the KVM objects: split irqchip, interrupt routes, CPUID, the state
+ * that a vCPU enters the guest with.
+ */
+#include <asm/kvm.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "lib/fd.h"
+#include "lib/log.h"
+#include "vmm/cpuid.h"
+#include "vmm/layout_x86.h"
+#include "vmm/vm.h"
+
+#define CR0_PE	 (1ull << 0)
+#define CR0_ET	 (1ull << 4)
+#define CR0_PG	 (1ull << 31)
+#define CR4_PAE	 (1ull << 5)
+#define EFER_LME (1ull << 8)
+#define EFER_LMA (1ull << 10)
+
+#define MSR_MTRR_DEF_TYPE     0x2ffu
+#define MTRR_ENABLE_WRITEBACK (1ull << 11 | 6)
+#define MSR_MISC_ENABLE	      0x1a0u
+#define MISC_FAST_STRINGS     1ull
+
+static int need(struct vm *vm, unsigned long cap, const char *name, struct err *e)
+{
+	int rc = ioctl(vm->kvm_fd, KVM_CHECK_EXTENSION, cap);
+
+	return rc > 0 ? 0 : err_set(e, -ENOTSUP, "/dev/kvm lacks %s", name);
+}
+
+int kvm_arch_check(struct vm *vm, struct err *e)
+{
+	int rc = need(vm, KVM_CAP_SPLIT_IRQCHIP, "a split irqchip", e);
+
+	if (!rc)
+		rc = need(vm, KVM_CAP_IRQFD, "irqfd", e);
+	if (!rc)
+		rc = need(vm, KVM_CAP_IOEVENTFD, "ioeventfd", e);
+	if (!rc)
+		rc = need(vm, KVM_CAP_READONLY_MEM, "read-only memory", e);
+	if (!rc)
+		rc = need(vm, KVM_CAP_IMMEDIATE_EXIT, "immediate_exit", e);
+	if (rc)
+		return rc;
+	vm->cpuid = calloc(1, CPUID_BYTES);
+	if (!vm->cpuid)
+		return err_set(e, -ENOMEM, "out of memory");
+	vm->cpuid->nent = CPUID_MAX_ENTRIES;
+	if (ioctl(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, vm->cpuid) < 0)
+		return err_sys(e, -errno, "asking KVM for its CPUID");
+	return 0;
+}
+
+int kvm_arch_create_irqchip(struct vm *vm, struct err *e)
+{
+	struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args[0] = vm->ioapic.pins};
+	struct kvm_enable_cap pmu = {.cap = KVM_CAP_PMU_CAPABILITY, .args[0] = KVM_PMU_CAP_DISABLE};
+
+	/* Intel without unrestricted guests wants it; nobody else minds. */
+	if (ioctl(vm->vm_fd, KVM_SET_TSS_ADDR, (unsigned long)LAYOUT_TSS) < 0)
+		log_debug("KVM_SET_TSS_ADDR: %s", strerror(errno));
+	if (ioctl(vm->vm_fd, KVM_ENABLE_CAP, &split) < 0)
+		return err_sys(e, -errno, "creating the split irqchip");
+	/* Must come before the vCPUs. Older kernels lack it; CPUID shows no PMU anyway. */
+	if (ioctl(vm->vm_fd, KVM_ENABLE_CAP, &pmu) < 0)
+		log_debug("KVM_CAP_PMU_CAPABILITY: %s", strerror(errno));
+	return 0;
+}
+
+void kvm_arch_update_routes(struct vm *vm)
+{
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry entries[LAYOUT_IRQ_PINS_MAX];
+	} table = {0};
+
+	if (vm->vm_fd < 0)
+		return;
+	for (unsigned int pin = 0; pin < vm->ioapic.pins; pin++) {
+		struct ioapic_msi msi;
+
+		if (!ioapic_route(&vm->ioapic, pin, &msi))
+			continue;
+		table.entries[table.head.nr++] = (struct kvm_irq_routing_entry){
+		    .gsi = pin,
+		    .type = KVM_IRQ_ROUTING_MSI,
+		    .u.msi = {.address_lo = msi.address, .data = msi.data},
+		};
+	}
+	if (ioctl(vm->vm_fd, KVM_SET_GSI_ROUTING, &table) < 0)
+		log_guest("KVM refuses the guest's interrupt routes: %s", strerror(errno));
+}
+
+static int set_cpuid(struct vcpu *v, struct err *e)
+{
+	cleanup_free struct kvm_cpuid2 *cpuid = malloc(CPUID_BYTES);
+	int rc;
+
+	if (!cpuid)
+		return err_set(e, -ENOMEM, "out of memory");
+	rc = cpuid_for_vcpu(v->vm->cpuid, v->index, v->vm->config.cpus, cpuid);
+	if (!rc && ioctl(v->fd, KVM_SET_CPUID2, cpuid) < 0)
+		rc = -errno;
+	return rc ? err_sys(e, rc, "setting the CPUID of vCPU %u", v->index) : 0;
+}
+
+static int set_msrs(struct vcpu *v, struct err *e)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entries[2];
+	} m = {
+	    .head = {.nmsrs = 2},
+	    .entries = {{.index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE_WRITEBACK},
+			{.index = MSR_MISC_ENABLE, .data = MISC_FAST_STRINGS}},
+	};
+	int rc = ioctl(v->fd, KVM_SET_MSRS, &m);
+
+	if (rc < 0)
+		return err_sys(e, -errno, "setting MSRs of vCPU %u", v->index);
+	if (rc < 1)
+		return err_set(e, -EIO, "KVM refuses MSR %#x", MSR_MTRR_DEF_TYPE);
+	return 0; /* the second one is Intel's alone */
+}
+
+static struct kvm_segment segment(uint16_t selector, uint8_t type, bool code)
+{
+	return (struct kvm_segment){
+	    .base = 0,
+	    .limit = 0xffffffff,
+	    .selector = selector,
+	    .type = type,
+	    .present = 1,
+	    .dpl = 0,
+	    .db = !code,
+	    .s = 1,
+	    .l = code,
+	    .g = 1,
+	};
+}
+
+/* The state that the 64-bit boot protocol asks for; boot_x86.c wrote the tables. */
+static int set_entry_state(struct vcpu *v, struct err *e)
+{
+	struct kvm_regs regs = {
+	    .rip = v->vm->image.entry_gpa,
+	    .rsi = LAYOUT_BOOT_PARAMS,
+	    .rsp = LAYOUT_STACK_TOP,
+	    .rflags = 2,
+	};
+	struct kvm_sregs s;
+
+	if (ioctl(v->fd, KVM_GET_SREGS, &s) < 0)
+		return err_sys(e, -errno, "reading the registers of vCPU 0");
+	s.cs = segment(0x10, 0xb, true);
+	s.ds = s.es = s.fs = s.gs = s.ss = segment(0x18, 0x3, false);
+	s.gdt.base = LAYOUT_GDT;
+	s.gdt.limit = 4 * 8 - 1;
+	s.idt.base = 0;
+	s.idt.limit = 0;
+	s.cr3 = LAYOUT_PAGE_TABLES;
+	s.cr4 = CR4_PAE;
+	s.cr0 = CR0_PE | CR0_ET | CR0_PG;
+	s.efer = EFER_LME | EFER_LMA;
+	if (ioctl(v->fd, KVM_SET_SREGS, &s) < 0 || ioctl(v->fd, KVM_SET_REGS, &regs) < 0)
+		return err_sys(e, -errno, "setting the registers of vCPU 0");
+	return 0;
+}
+
+int kvm_arch_vcpu_init(struct vcpu *v, struct err *e)
+{
+	int rc = set_cpuid(v, e);
+
+	if (!rc)
+		rc = set_msrs(v, e);
+	/* The others wait for the guest's INIT and SIPI, as KVM creates them. */
+	if (!rc && v->index == 0)
+		rc = set_entry_state(v, e);
+	return rc;
+}

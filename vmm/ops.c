@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The operations of the control socket: one table. */
+#include <errno.h>
+#include <string.h>
+
+#include "lib/json.h"
+#include "vmm/config.h"
+#include "vmm/control.h"
+#include "vmm/vm.h"
+
+struct plain_body {
+	int64_t id;
+	const char *op;
+};
+
+static const struct json_field plain_fields[] = {
+    JSON_FIELD(struct plain_body, id, "id", JSON_F_INT),
+    JSON_FIELD(struct plain_body, op, "op", JSON_F_STRING),
+};
+
+static int check_plain(json_t *body, struct err *e)
+{
+	struct plain_body b;
+
+	return json_bind(body, plain_fields, 2, JSON_REFUSE_UNKNOWN, &b, e);
+}
+
+static int op_configure(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	struct vm_config c;
+	int rc = config_from_json(body, &c, e);
+
+	(void)answer;
+	if (!rc)
+		return machine_configure(vm, &c, e);
+	vm_config_fini(&c);
+	return rc;
+}
+
+static int op_boot(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	(void)body;
+	(void)answer;
+	return machine_boot(vm, e);
+}
+
+static int op_pause(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	(void)body;
+	(void)answer;
+	return machine_pause(vm, e);
+}
+
+static int op_resume(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	(void)body;
+	(void)answer;
+	return machine_resume(vm, e);
+}
+
+static int op_reset(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	(void)body;
+	(void)answer;
+	return machine_reset(vm, "request", e);
+}
+
+/* Done by the loop after the answer is on its way. */
+static int op_shutdown(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	(void)body;
+	(void)answer;
+	(void)e;
+	vm_post_request(vm, VM_REQUEST_PLUG, "a controller asked for it");
+	return 0;
+}
+
+static int op_info(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	(void)body;
+	return info_fill(vm, answer) ? err_set(e, -ENOMEM, "out of memory") : 0;
+}
+
+static int op_metrics(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	(void)body;
+	return metrics_fill(vm, answer) ? err_set(e, -ENOMEM, "out of memory") : 0;
+}
+
+static const struct op {
+	const char *name;
+	int (*handle)(struct vm *vm, json_t *body, json_t *answer, struct err *e);
+	bool has_body; /* the handler checks the fields itself */
+} ops[] = {
+    {"configure", op_configure, true}, {"boot", op_boot, false},
+    {"pause", op_pause, false},	       {"resume", op_resume, false},
+    {"reset", op_reset, false},	       {"shutdown", op_shutdown, false},
+    {"info", op_info, false},	       {"metrics", op_metrics, false},
+};
+
+static int dispatch(struct vm *vm, json_t *line, json_t *answer, struct err *e)
+{
+	const char *name = json_string_value(json_object_get(line, "op"));
+	json_t *id = json_object_get(line, "id");
+
+	if (!json_is_object(line))
+		return err_set(e, -EINVAL, "a request is a JSON object");
+	if (id && !json_is_integer(id))
+		return err_set(e, -EINVAL, "id: must be an integer");
+	if (!name)
+		return err_set(e, -EINVAL, "op is required, a string");
+	for (size_t i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
+		int rc;
+
+		if (strcmp(ops[i].name, name))
+			continue;
+		rc = ops[i].has_body ? 0 : check_plain(line, e);
+		if (!rc)
+			rc = ops[i].handle(vm, line, answer, e);
+		return rc ? err_wrap(e, rc, "%s", name) : 0;
+	}
+	return err_set(e, -EINVAL, "unknown operation \"%.64s\"", name);
+}
+
+/* A message may quote a path that was cut in the middle of a character. */
+static json_t *refusal(int rc, struct err *e)
+{
+	const char *code = strerrorname_np(-rc);
+
+	for (char *c = e->msg; *c; c++)
+		if ((unsigned char)*c >= 0x80)
+			*c = '?';
+	return json_pack("{sbs{ssss}}", "ok", 0, "error", "code", code ? code : "EIO", "message",
+			 e->msg);
+}
+
+json_t *ops_handle(struct vm *vm, json_t *line)
+{
+	struct err e = {0};
+	json_t *answer = json_object(), *id = json_object_get(line, "id");
+	int rc;
+
+	if (!answer)
+		return NULL;
+	rc = dispatch(vm, line, answer, &e);
+	if (rc) {
+		json_decref(answer);
+		answer = refusal(rc, &e);
+	} else if (json_object_set_new(answer, "ok", json_true())) {
+		json_decref(answer);
+		return NULL;
+	}
+	if (answer && json_is_integer(id) && json_object_set(answer, "id", id)) {
+		json_decref(answer);
+		return NULL;
+	}
+	return answer;
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The vCPUs' threads: entering the guest, parking, ending. See vm.h for the theory. */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "lib/log.h"
+#include "vmm/vm.h"
+
+#define KICK_SIGNAL SIGUSR1
+/* Only what is touched is used; KVM's exits need no depth. */
+#define STACK_BYTES (64u << 10)
+
+static void kick_handler(int sig)
+{
+	(void)sig; /* its arrival makes KVM_RUN return -EINTR */
+}
+
+static bool must_park(const struct vm *vm)
+{
+	return vm->hold || vm->request != VM_REQUEST_NONE;
+}
+
+/* Run the guest until KVM_RUN says that it was interrupted, or cannot go on. */
+static void run_guest(struct vcpu *v)
+{
+	for (;;) {
+		if (ioctl(v->fd, KVM_RUN, 0) == 0) {
+			vcpu_handle_exit(v);
+			continue;
+		}
+		switch (errno) {
+		case EINTR:
+			return;
+		case EAGAIN: /* a vCPU that the guest has not started yet */
+			if (__atomic_load_n(&v->run->immediate_exit, __ATOMIC_ACQUIRE))
+				return;
+			continue;
+		default:
+			pthread_mutex_lock(&v->vm->lock);
+			vm_post_request(v->vm, VM_REQUEST_FATAL, "vCPU %u: KVM_RUN: %s", v->index,
+					strerror(errno));
+			pthread_mutex_unlock(&v->vm->lock);
+			return;
+		}
+	}
+}
+
+static void *vcpu_main(void *arg)
+{
+	struct vcpu *v = arg;
+	struct vm *vm = v->vm;
+
+	pthread_mutex_lock(&vm->lock);
+	while (!vm->stopping) {
+		if (must_park(vm)) {
+			v->parked = true;
+			pthread_cond_broadcast(&vm->parked);
+			pthread_cond_wait(&vm->parked, &vm->lock);
+			continue;
+		}
+		v->parked = false;
+		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELEASE);
+		pthread_mutex_unlock(&vm->lock);
+		run_guest(v);
+		pthread_mutex_lock(&vm->lock);
+	}
+	v->parked = true;
+	pthread_cond_broadcast(&vm->parked);
+	pthread_mutex_unlock(&vm->lock);
+	return NULL;
+}
+
+static void kick(struct vcpu *v)
+{
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	if (v->started)
+		pthread_kill(v->thread, KICK_SIGNAL);
+}
+
+static int start_thread(struct vcpu *v)
+{
+	sigset_t all, old;
+	pthread_attr_t attr;
+	int rc;
+
+	/* Signals of the process are the main thread's; this one only gets kicks. */
+	sigfillset(&all);
+	sigdelset(&all, KICK_SIGNAL);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(&v->thread, &attr, vcpu_main, v);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	v->started = rc == 0;
+	return -rc;
+}
+
+int vcpus_start(struct vm *vm, struct err *e)
+{
+	struct sigaction sa = {.sa_handler = kick_handler};
+
+	/* No SA_RESTART: the signal is there to interrupt. */
+	sigaction(KICK_SIGNAL, &sa, NULL);
+	vm->hold = false;
+	vm->stopping = false;
+	for (unsigned int i = 0; i < vm->vcpus_n; i++) {
+		int rc = start_thread(&vm->vcpus[i]);
+
+		if (rc) {
+			vcpus_stop(vm);
+			return err_sys(e, rc, "starting the thread of vCPU %u", i);
+		}
+	}
+	return 0;
+}
+
+static void wait_parked(struct vm *vm)
+{
+	for (unsigned int i = 0; i < vm->vcpus_n; i++)
+		if (vm->vcpus[i].started)
+			kick(&vm->vcpus[i]);
+	for (unsigned int i = 0; i < vm->vcpus_n; i++)
+		while (vm->vcpus[i].started && !vm->vcpus[i].parked)
+			pthread_cond_wait(&vm->parked, &vm->lock);
+}
+
+void vcpus_hold(struct vm *vm)
+{
+	vm->hold = true;
+	wait_parked(vm);
+}
+
+void vcpus_release(struct vm *vm)
+{
+	vm->hold = false;
+	for (unsigned int i = 0; i < vm->vcpus_n; i++)
+		vm->vcpus[i].parked = false;
+	pthread_cond_broadcast(&vm->parked);
+}
+
+void vcpus_stop(struct vm *vm)
+{
+	vcpus_hold(vm);
+	vm->stopping = true;
+	pthread_cond_broadcast(&vm->parked);
+	for (unsigned int i = 0; i < vm->vcpus_n; i++) {
+		struct vcpu *v = &vm->vcpus[i];
+
+		if (!v->started)
+			continue;
+		pthread_mutex_unlock(&vm->lock);
+		pthread_join(v->thread, NULL);
+		pthread_mutex_lock(&vm->lock);
+		v->started = false;
+	}
+}
+
+struct exit_counts vcpus_exits(const struct vm *vm)
+{
+	struct exit_counts sum = {0};
+
+	for (unsigned int i = 0; i < vm->vcpus_n; i++)
+		exit_counts_add(&sum, &vm->vcpus[i].exits);
+	return sum;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The virtual machine: everything that one dormouse-vmm process is about.
+ *
+ * Theory of operation
+ * -------------------
+ * Threads: the main thread runs the loop (controllers, devices, requests of the
+ * guest); each vCPU has a thread. One lock, vm->lock, which is the loop's, guards all of
+ * struct vm and every device: handlers of the loop run under it, vCPU threads take it for
+ * each access that exits to user space. Functions below are called with the lock held
+ * unless they say otherwise.
+ *
+ * Life: vm_init -> [machine_configure -> machine_boot -> ... -> machine_end] * n -> vm_fini.
+ * machine_boot creates the KVM objects: memory slots first, then the interrupt
+ * controller, then vCPUs (with an irqchip before them, slots wait ~7 ms for a grace period).
+ * A reset destroys the KVM objects and makes them anew over the same memory and devices: the
+ * one way to have every register of the machine at its power-on value.
+ *
+ * Stopping vCPUs: set `hold`, kick each thread (immediate_exit and a signal), wait until all
+ * are parked. A kicked KVM_RUN first completes the access that its last exit was about, so a parked
+ * vCPU has no access half done.
+ *
+ * A vCPU thread cannot stop the machine itself: it posts a request (vm_post_request),
+ * parks, and the main thread does the rest.
+ */
+#ifndef VMM_VM_H
+#define VMM_VM_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/device.h"
+#include "devices/guest_mem.h"
+#include "devices/serial.h"
+#include "lib/err.h"
+#include "lib/loop.h"
+#include "vmm/elf.h"
+#include "vmm/exits.h"
+#include "vmm/ioapic.h"
+
+#define VM_MAX_CPUS	 4
+#define VM_MAX_DISKS	 4
+#define VM_CMDLINE_BYTES 2048
+#define VM_READY_PORT	 1025 /* the guest knocks here when its agent listens */
+
+#define VM_MEMORY_MIN_MIB  64
+#define VM_MEMORY_MAX_MIB  65536
+#define VM_MEMORY_STEP_MIB 2
+
+struct disk;
+struct control;
+
+struct vm_disk_config {
+	char *path, *overlay; /* owned; overlay NULL: read-only */
+	uint64_t size_mib;    /* 0: as large as the file */
+	bool read_only;
+};
+
+/* What is to be booted. Owned strings; vm_config_fini() frees them. */
+struct vm_config {
+	char *kernel;
+	char *cmdline; /* complete */
+	uint64_t memory_mib;
+	unsigned int cpus;
+	struct vm_disk_config disks[VM_MAX_DISKS];
+	unsigned int disks_n;
+	char *vsock_path; /* NULL: no vsock device */
+	uint32_t vsock_cid;
+	char *console; /* NULL: dropped; "-": stdout */
+	bool trace_exits;
+};
+
+enum vm_state { VM_NEW, VM_CONFIGURED, VM_RUNNING, VM_PAUSED, VM_EXITED };
+
+enum vm_request_kind {
+	VM_REQUEST_NONE,
+	VM_REQUEST_RESET,	 /* the guest asked for it */
+	VM_REQUEST_TRIPLE_FAULT, /* a reset too, by accident or on purpose */
+	VM_REQUEST_POWEROFF,
+	VM_REQUEST_PLUG,  /* the plug is to be pulled: a controller, or a signal */
+	VM_REQUEST_FATAL, /* KVM cannot go on */
+};
+
+enum vm_exit_code { VM_EXIT_OK = 0, VM_EXIT_USAGE = 1, VM_EXIT_PANIC = 2, VM_EXIT_FATAL = 3 };
+
+struct vm;
+
+struct vcpu {
+	struct vm *vm; /* borrowed */
+	unsigned int index;
+	int fd;
+	struct kvm_run *run; /* mapped, run_bytes */
+	size_t run_bytes;
+	pthread_t thread;
+	bool started; /* thread exists */
+	bool parked;  /* is not in KVM_RUN and will not enter it */
+	struct exit_counts exits;
+};
+
+struct vm {
+	pthread_mutex_t lock; /* the device lock */
+	struct loop loop;
+	pthread_cond_t parked; /* a vCPU has parked, or may go on */
+
+	enum vm_state state;
+	struct vm_config config;
+	struct elf_image image;
+	int kernel_fd;
+
+	/* Memory: one reserved range. */
+	struct guest_mem mem;
+	void *ram; /* owned mapping of ram_bytes; NULL when there is none */
+	uint64_t ram_bytes;
+
+	/* KVM objects; -1 and NULL between boots. */
+	int kvm_fd, vm_fd;
+	struct kvm_cpuid2 *cpuid; /* owned: what KVM supports */
+	size_t run_bytes;
+	struct vcpu vcpus[VM_MAX_CPUS];
+	unsigned int vcpus_n;
+	bool hold;     /* vCPUs are to park */
+	bool stopping; /* vCPU threads are to end */
+
+	/* Devices. */
+	struct disk *disks[VM_MAX_DISKS]; /* owned */
+	struct devices *devices;	  /* owned */
+	struct ioapic ioapic;
+	uint8_t *platform_pages; /* owned mapping, LAYOUT_PLATFORM_BYTES: read without exits */
+	struct serial serial;
+	int serial_irq_fd, vmgenid_irq_fd;
+	struct console *console; /* owned */
+
+	/* What the guest asked for. */
+	enum vm_request_kind request;
+	char request_message[160];
+	int request_fd;
+	struct loop_source request_source;
+
+	/* What is reported. */
+	bool ready, panicked;
+	unsigned int boots;
+	unsigned int failed_boots; /* in a row, that ended by accident before they were ready */
+	uint64_t boot_ns;	   /* when the boot or reset began */
+	uint64_t boot_to_ready_us;
+	uint64_t exits_until_ready;
+	struct exit_counts exits_before; /* of all boots that are over */
+	struct exit_counts exits_last;	 /* of the last of them */
+	struct exit_trace trace;
+	char exit_reason[16], exit_message[256];
+	int exit_code;
+
+	bool stay, run_mode;	 /* of main(): go on after an end; foreground run */
+	struct control *control; /* borrowed; NULL: nobody to tell */
+};
+
+/* --- main.c's ---------------------------------------------------------------- */
+
+int vm_init(struct vm *vm, struct err *e);
+void vm_fini(struct vm *vm);
+const char *vm_state_name(enum vm_state s);
+
+/* --- config.c ------------------------------------------------------------------- */
+
+void vm_config_init(struct vm_config *c);
+void vm_config_fini(struct vm_config *c);
+
+/* --- machine.c: the operations -------------------------------------------------- */
+
+/**
+ * machine_configure() - Set what is to be booted, and check all of it
+ * @c:	Taken over, also on failure
+ *
+ * Return: 0 or -errno; then the state is VM_NEW and the machine can be configured again.
+ *	   -EBUSY while one runs
+ */
+int machine_configure(struct vm *vm, struct vm_config *c, struct err *e);
+int machine_boot(struct vm *vm, struct err *e);
+int machine_pause(struct vm *vm, struct err *e);
+int machine_resume(struct vm *vm, struct err *e);
+/* A failure in the middle ends the machine. @reason: for the event. */
+int machine_reset(struct vm *vm, const char *reason, struct err *e);
+
+/**
+ * machine_end() - Pull the plug: everything of the machine is released
+ * @reason:	"shutdown", "request" or "error"
+ *
+ * Controllers get the `exit` event; then the loop stops, unless vm->stay. In any state;
+ * without a machine only the loop stops.
+ */
+void machine_end(struct vm *vm, const char *reason, int code, const char *message);
+
+/* The agent in the guest answers from now on. */
+void machine_ready(struct vm *vm);
+/* The guest kernel says that it has panicked. */
+void machine_panicked(struct vm *vm);
+
+/**
+ * vm_post_request() - A vCPU thread wants the machine to reset or to end
+ *
+ * The first request counts. The caller leaves KVM_RUN alone from then on.
+ */
+void vm_post_request(struct vm *vm, enum vm_request_kind kind, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* --- memory.c ---------------------------------------------------------------------- */
+
+int memory_create(struct vm *vm, struct err *e);
+/* All RAM reads zero again. No vCPU may run. */
+int memory_clear(struct vm *vm, struct err *e);
+void memory_destroy(struct vm *vm);
+
+/* --- kvm.c, kvm_x86.c: the VM's KVM objects ------------------------------------------ */
+
+/* Open /dev/kvm and check what it can do. Once per process. */
+int kvm_open(struct vm *vm, struct err *e);
+/* VM, memory slots, interrupt controller, vCPUs, bindings of devices. All or nothing. */
+int kvm_create(struct vm *vm, struct err *e);
+/* No vCPU thread may exist. Idempotent. */
+void kvm_destroy(struct vm *vm);
+
+/* Architecture: before and after the memory slots; per vCPU. */
+int kvm_arch_check(struct vm *vm, struct err *e);
+int kvm_arch_create_irqchip(struct vm *vm, struct err *e);
+int kvm_arch_vcpu_init(struct vcpu *v, struct err *e);
+void kvm_arch_update_routes(struct vm *vm);
+
+/* --- vcpu.c: threads ------------------------------------------------------------------- */
+
+/* Start all threads; they enter the guest at once. */
+int vcpus_start(struct vm *vm, struct err *e);
+/* Park all vCPUs and wait until they are. Releases the lock while it waits. */
+void vcpus_hold(struct vm *vm);
+void vcpus_release(struct vm *vm);
+/* End all threads. Releases the lock while it waits. */
+void vcpus_stop(struct vm *vm);
+/* Sum over all vCPUs since the last boot. */
+struct exit_counts vcpus_exits(const struct vm *vm);
+/* One exit of KVM_RUN is handled by the architecture's file. Takes the lock itself where it must.
+ */
+void vcpu_handle_exit(struct vcpu *v);
+
+/* --- platform_x86.c: everything that is not virtio ----------------------------------------- */
+
+int platform_create(struct vm *vm, struct err *e);
+void platform_reset(struct vm *vm);
+void platform_destroy(struct vm *vm);
+void platform_io(struct vm *vm, uint16_t port, bool write, uint8_t *data, unsigned int len_bytes);
+void platform_mmio(struct vm *vm, uint64_t gpa, bool write, uint8_t *data, unsigned int len_bytes);
+
+#endif
