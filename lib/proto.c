@@ -226,6 +226,11 @@ void proto_put_bytes(struct proto_buf *b, const void *src, size_t len)
 		memcpy(p, src, len);
 }
 
+uint8_t *proto_put_space(struct proto_buf *b, size_t len)
+{
+	return buf_extend(b, len);
+}
+
 void proto_put_u64(struct proto_buf *b, uint64_t v)
 {
 	uint8_t *p = buf_extend(b, 8);

@@ -247,6 +247,8 @@ void proto_begin(struct proto_buf *b, enum proto_type type, uint64_t id);
 int proto_end(struct proto_buf *b);
 void proto_put_bytes(struct proto_buf *b, const void *src, size_t len);
 void proto_put_u64(struct proto_buf *b, uint64_t v);
+/* @len bytes to be filled by the caller, who takes from b->len what stays unused; or NULL. */
+uint8_t *proto_put_space(struct proto_buf *b, size_t len);
 void proto_put_tlv(struct proto_buf *b, enum proto_tag tag, unsigned int flags, const void *value,
 		   size_t len);
 void proto_put_tlv_u32(struct proto_buf *b, enum proto_tag tag, unsigned int flags, uint32_t v);

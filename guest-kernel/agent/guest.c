@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Setting a guest up; see guest.h. */
+#include "guest-kernel/agent/guest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/vm_sockets.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysinfo.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "lib/fd.h"
+#include "lib/log.h"
+
+#define CGROUP_PATH "/sys/fs/cgroup/sandbox"
+/*
+ * A public look-up expects 128, which is no limit to work under: it counts
+ * threads, and one Node.js process has a dozen. This one stops a fork bomb and
+ * nothing else.
+ */
+#define CGROUP_PIDS 4096
+
+#ifndef EXT4_IOC_RESIZE_FS
+#define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
+#endif
+
+struct mount_entry {
+	const char *source, *target, *type, *options;
+	unsigned long flags;
+	mode_t mode; /* of the folder, should it be missing */
+};
+
+static const struct mount_entry mounts[] = {
+    {"proc", "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, 0555},
+    {"sysfs", "/sys", "sysfs", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, 0555},
+    {"devtmpfs", "/dev", "devtmpfs", "mode=0755", MS_NOSUID, 0755},
+    {"devpts", "/dev/pts", "devpts", "gid=5,mode=620,ptmxmode=666", MS_NOSUID | MS_NOEXEC, 0755},
+    {"tmpfs", "/dev/shm", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV, 01777},
+    {"tmpfs", "/run", "tmpfs", "mode=0755", MS_NOSUID | MS_NODEV, 0755},
+    {"cgroup2", "/sys/fs/cgroup", "cgroup2", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, 0},
+};
+
+static void mount_one(const struct mount_entry *m)
+{
+	for (int tries = 0; tries < 2; tries++) {
+		if (!mount(m->source, m->target, m->type, m->flags, m->options) || errno == EBUSY)
+			return; /* EBUSY: the kernel has mounted it already (devtmpfs) */
+		if (errno != ENOENT || mkdir(m->target, m->mode) < 0)
+			break;
+	}
+	log_warn("mount %s: %s", m->target, strerror(errno));
+}
+
+/* The names that a device manager would make. */
+static void link_devices(void)
+{
+	static const char *const links[][2] = {{"/proc/self/fd", "/dev/fd"},
+					       {"/proc/self/fd/0", "/dev/stdin"},
+					       {"/proc/self/fd/1", "/dev/stdout"},
+					       {"/proc/self/fd/2", "/dev/stderr"}};
+
+	for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++)
+		if (symlink(links[i][0], links[i][1]) < 0 && errno != EEXIST)
+			log_warn("symlink %s: %s", links[i][1], strerror(errno));
+}
+
+static void loopback_up(void)
+{
+	cleanup_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq ifr = {.ifr_name = "lo"};
+
+	ifr.ifr_flags = IFF_UP | IFF_RUNNING;
+	if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &ifr) < 0)
+		log_warn("loopback: %s", strerror(errno));
+}
+
+/* One folder, two names (api.md 18.6); a mount, so that `df /workspace` names it. */
+static void bind_workspace(void)
+{
+	if (access("/home/sandbox", F_OK) < 0)
+		return;
+	if (mount("/home/sandbox", "/workspace", NULL, MS_BIND, NULL) < 0 &&
+	    (errno != ENOENT || mkdir("/workspace", 0755) < 0 ||
+	     mount("/home/sandbox", "/workspace", NULL, MS_BIND, NULL) < 0))
+		log_warn("mount /workspace: %s", strerror(errno));
+}
+
+void guest_setup(void)
+{
+	static const struct rlimit files = {1048576, 1048576};
+
+	umask(022);
+	for (size_t i = 0; i < sizeof(mounts) / sizeof(mounts[0]); i++)
+		mount_one(&mounts[i]);
+	link_devices();
+	bind_workspace();
+	loopback_up();
+	if (sethostname("sandbox", strlen("sandbox")) < 0)
+		log_warn("host name: %s", strerror(errno));
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		log_warn("file limit: %s", strerror(errno));
+}
+
+int guest_listen(void)
+{
+	struct sockaddr_vm sa = {
+	    .svm_family = AF_VSOCK, .svm_port = PROTO_AGENT_PORT, .svm_cid = VMADDR_CID_ANY};
+	cleanup_close int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 1024) < 0)
+		return -errno;
+	return fd_steal(&fd);
+}
+
+void guest_knock(void)
+{
+	struct sockaddr_vm sa = {
+	    .svm_family = AF_VSOCK, .svm_port = PROTO_KNOCK_PORT, .svm_cid = VMADDR_CID_HOST};
+	cleanup_close int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	/* The host refuses it: having asked is all. */
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno != ECONNRESET &&
+	    errno != ECONNREFUSED)
+		log_warn("knock: %s", strerror(errno));
+}
+
+static void write_text(const char *path, const char *text)
+{
+	cleanup_close int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		log_warn("write %s: %s", path, strerror(errno));
+}
+
+int guest_make_cgroup(void)
+{
+	char text[64];
+	struct sysinfo si;
+	int fd;
+
+	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu");
+	if (mkdir(CGROUP_PATH, 0755) < 0 && errno != EEXIST) {
+		log_warn("cgroup: %s", strerror(errno));
+		return -1;
+	}
+	snprintf(text, sizeof(text), "%d", CGROUP_PIDS);
+	write_text(CGROUP_PATH "/pids.max", text);
+	if (!sysinfo(&si)) {
+		snprintf(text, sizeof(text), "%llu",
+			 (unsigned long long)si.totalram * si.mem_unit / 10 * 9);
+		write_text(CGROUP_PATH "/memory.max", text);
+	}
+	snprintf(text, sizeof(text), "%ld 100000", sysconf(_SC_NPROCESSORS_ONLN) * 100000);
+	write_text(CGROUP_PATH "/cpu.max", text);
+	fd = open(CGROUP_PATH, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd;
+}
+
+/* Size of the disk that / is on, in bytes; 0 if it is on none. */
+static uint64_t root_disk_bytes(void)
+{
+	cleanup_free char *text = NULL;
+	char path[64];
+	struct stat st;
+
+	if (stat("/", &st) < 0)
+		return 0;
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/size", major(st.st_dev),
+		 minor(st.st_dev));
+	if (fd_read_file(AT_FDCWD, path, 64, &text, NULL))
+		return 0;
+	return strtoull(text, NULL, 10) * 512;
+}
+
+void guest_grow_root(void)
+{
+	cleanup_close int fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	uint64_t blocks, bytes = root_disk_bytes();
+	struct statfs fs;
+
+	if (fd < 0 || !bytes || fstatfs(fd, &fs) < 0 || fs.f_type != 0xef53 || fs.f_bsize <= 0)
+		return;
+	blocks = bytes / (uint64_t)fs.f_bsize;
+	/* Room for the file system's own tables, which statfs() does not count. */
+	if (blocks <= fs.f_blocks + fs.f_blocks / 16)
+		return;
+	/* The new part of the disk reads as zeros: no inode tables need to be written. */
+	if (mount(NULL, "/", NULL, MS_REMOUNT, "noinit_itable") < 0 ||
+	    ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
+		log_warn("grow the root file system: %s", strerror(errno));
+}

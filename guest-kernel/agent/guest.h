@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What turns the kernel's bare machine into a sandbox, and what ends it. Guests only. */
+#ifndef AGENT_GUEST_H
+#define AGENT_GUEST_H
+
+#include "guest-kernel/agent/agent.h"
+#include "lib/proto.h"
+
+/*
+ * Mounts, loopback, host name, limits: all that a command may need and that
+ * costs microseconds. Failures are logged and lived with: a guest that can be
+ * talked to is better than one that cannot.
+ */
+void guest_setup(void);
+
+/* A listening vsock socket on PROTO_AGENT_PORT, or -errno. */
+int guest_listen(void);
+/* Connect to PROTO_KNOCK_PORT on the host: the sign that this side listens. Blocks shortly. */
+void guest_knock(void);
+/* The cgroup of all commands, with its limits (api.md 18.7). Return: its folder, or -1. */
+int guest_make_cgroup(void);
+/* Grow the root file system to the size of its disk. */
+void guest_grow_root(void);
+
+/* Ask process 1 to end the machine. */
+void guest_request_shutdown(enum proto_shutdown mode);
+/* End all processes, sync, unmount what can be, reboot(2). For process 1; does not return. */
+_Noreturn void guest_shutdown(enum proto_shutdown mode, pid_t server);
+
+#endif

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Parsing of requests; see request.h. */
+#include "guest-kernel/agent/request.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum field_kind { FIELD_U32, FIELD_U64, FIELD_STRING, FIELD_LIST };
+
+/* A field, the types of request that have it, and where it goes. */
+struct field {
+	enum proto_tag tag;
+	enum field_kind kind;
+	uint64_t types;	 /* bit per request type: these are below 64 */
+	uint64_t needed; /* likewise, of those that cannot do without */
+	size_t offset, len_offset;
+};
+
+#define TYPE(t) (1ULL << PROTO_##t)
+#define OFF(m)	offsetof(struct request, m)
+#define FILES                                                                                      \
+	(TYPE(FILE_READ) | TYPE(FILE_WRITE) | TYPE(FILE_LIST) | TYPE(FILE_MKDIR) |                 \
+	 TYPE(FILE_REMOVE) | TYPE(FILE_STAT))
+
+static const struct field fields[] = {
+    {PROTO_TAG_VERSION_MIN, FIELD_U32, TYPE(HELLO), TYPE(HELLO), OFF(version_min), 0},
+    {PROTO_TAG_VERSION_MAX, FIELD_U32, TYPE(HELLO), TYPE(HELLO), OFF(version_max), 0},
+    {PROTO_TAG_SESSION, FIELD_U64, TYPE(EXEC) | TYPE(ATTACH), TYPE(EXEC) | TYPE(ATTACH),
+     OFF(session), 0},
+    {PROTO_TAG_ARG, FIELD_LIST, TYPE(EXEC), TYPE(EXEC), OFF(argv), OFF(argc)},
+    {PROTO_TAG_SANDBOX_ENV, FIELD_LIST, TYPE(EXEC), 0, OFF(sandbox_env), OFF(sandbox_env_len)},
+    {PROTO_TAG_ENV, FIELD_LIST, TYPE(EXEC), 0, OFF(env), OFF(env_len)},
+    {PROTO_TAG_CWD, FIELD_STRING, TYPE(EXEC), 0, OFF(cwd), 0},
+    {PROTO_TAG_USER, FIELD_STRING, TYPE(EXEC), 0, OFF(user), 0},
+    {PROTO_TAG_TIMEOUT_MS, FIELD_U32, TYPE(EXEC), 0, OFF(timeout_ms), 0},
+    {PROTO_TAG_EXEC_FLAGS, FIELD_U32, TYPE(EXEC), 0, OFF(flags), 0},
+    {PROTO_TAG_STDOUT_OFFSET, FIELD_U64, TYPE(ATTACH), TYPE(ATTACH), OFF(stdout_offset), 0},
+    {PROTO_TAG_STDERR_OFFSET, FIELD_U64, TYPE(ATTACH), TYPE(ATTACH), OFF(stderr_offset), 0},
+    {PROTO_TAG_PATH, FIELD_STRING, FILES, FILES, OFF(path), 0},
+    {PROTO_TAG_SHUTDOWN_MODE, FIELD_U32, TYPE(SHUTDOWN), TYPE(SHUTDOWN), OFF(shutdown_mode), 0},
+};
+#define FIELDS_LEN (sizeof(fields) / sizeof(fields[0]))
+
+/* A copy with a NUL, in the one buffer that holds all strings of the request. */
+static char *keep_string(struct request *r, const struct proto_tlv *t, struct err *e)
+{
+	char *s = r->strings + r->strings_len;
+
+	if (t->len && memchr(t->value, 0, t->len)) {
+		err_set(e, -EINVAL, "field 0x%x has a NUL byte inside", t->tag);
+		return NULL;
+	}
+	/* A TLV's header is longer than a NUL: what comes out is shorter than what went in. */
+	if (t->len >= r->strings_cap - r->strings_len) {
+		err_set(e, -EINVAL, "field 0x%x does not fit", t->tag);
+		return NULL;
+	}
+	if (t->len)
+		memcpy(s, t->value, t->len);
+	s[t->len] = '\0';
+	r->strings_len += t->len + 1;
+	return s;
+}
+
+/* Lists double when their length is a power of two; one place is kept for the NULL. */
+static int append(char ***list, size_t *len, char *s, struct err *e)
+{
+	size_t n = *len + 1;
+
+	if ((n & (n - 1)) == 0) {
+		char **p = reallocarray(*list, n * 2, sizeof(*p));
+
+		if (!p)
+			return err_set(e, -ENOMEM, "out of memory");
+		*list = p;
+	}
+	(*list)[*len] = s;
+	(*list)[n] = NULL;
+	*len = n;
+	return 0;
+}
+
+static int take_field(struct request *r, const struct field *f, const struct proto_tlv *t,
+		      struct err *e)
+{
+	void *at = (char *)r + f->offset;
+	char *s;
+
+	if (f->kind == FIELD_U32)
+		return proto_tlv_u32(t, at, e);
+	if (f->kind == FIELD_U64)
+		return proto_tlv_u64(t, at, e);
+	s = keep_string(r, t, e);
+	if (!s)
+		return -EINVAL;
+	if (f->kind == FIELD_LIST)
+		return append(at, (size_t *)((char *)r + f->len_offset), s, e);
+	*(char **)at = s;
+	return 0;
+}
+
+static int check_env(char *const *list, struct err *e)
+{
+	for (; list && *list; list++)
+		if (!strchr(*list, '=') || **list == '=')
+			return err_set(e, -EINVAL, "environment entry without a name");
+	return 0;
+}
+
+static int check_values(const struct request *r, struct err *e)
+{
+	int rc = check_env(r->sandbox_env, e);
+
+	if (!rc)
+		rc = check_env(r->env, e);
+	if (rc)
+		return rc;
+	if ((r->type == PROTO_EXEC || r->type == PROTO_ATTACH) && !r->session)
+		return err_set(e, -EINVAL, "session id 0");
+	if (r->type == PROTO_EXEC && !r->argv[0][0])
+		return err_set(e, -EINVAL, "empty program name");
+	if (r->flags & ~PROTO_EXEC_FLAGS)
+		return err_set(e, -EINVAL, "unknown exec flags 0x%x", r->flags);
+	if (r->path && !r->path[0])
+		return err_set(e, -EINVAL, "empty path");
+	if ((r->path && strlen(r->path) >= PATH_MAX) || (r->cwd && strlen(r->cwd) >= PATH_MAX))
+		return err_set(e, -ENAMETOOLONG, "path of more than %d bytes", PATH_MAX - 1);
+	if (r->shutdown_mode > PROTO_REBOOT)
+		return err_set(e, -EINVAL, "unknown shutdown mode %u", r->shutdown_mode);
+	return 0;
+}
+
+int request_parse(enum proto_type type, const void *payload, size_t len, struct request *r,
+		  struct err *e)
+{
+	struct reader in = reader_of(payload, len);
+	uint64_t bit = 1ULL << type, seen = 0;
+	struct proto_tlv t;
+	int rc;
+
+	*r = (struct request){.type = type, .strings_cap = len + 1};
+	r->strings = malloc(len + 1);
+	if (!r->strings)
+		return err_set(e, -ENOMEM, "out of memory");
+	while ((rc = proto_tlv_next(&in, &t, e)) > 0) {
+		size_t i = 0;
+
+		while (i < FIELDS_LEN && (fields[i].tag != t.tag || !(fields[i].types & bit)))
+			i++;
+		if (i == FIELDS_LEN)
+			rc = proto_tlv_unknown(&t, e);
+		else if (fields[i].kind != FIELD_LIST && (seen & (1ULL << i)))
+			rc = err_set(e, -EINVAL, "field 0x%x twice", t.tag);
+		else
+			rc = take_field(r, &fields[i], &t, e);
+		if (rc)
+			return rc;
+		if (i < FIELDS_LEN)
+			seen |= 1ULL << i;
+	}
+	if (rc)
+		return rc;
+	for (size_t i = 0; i < FIELDS_LEN; i++)
+		if ((fields[i].needed & bit) && !(seen & (1ULL << i)))
+			return err_set(e, -EINVAL, "%s request without field 0x%x",
+				       proto_type_name(type), fields[i].tag);
+	return check_values(r, e);
+}
+
+void request_fini(struct request *r)
+{
+	free(r->strings);
+	free(r->argv);
+	free(r->sandbox_env);
+	free(r->env);
+	*r = (struct request){0};
+}

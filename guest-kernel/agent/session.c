@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of sessions and their streams; see session.h. */
+#include "guest-kernel/agent/session.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/clock.h"
+#include "lib/fd.h"
+
+static void session_destroy(struct session *s)
+{
+	fd_close(&s->pidfd);
+	fd_close(&s->in_fd);
+	fd_close(&s->out_fd[0]);
+	fd_close(&s->out_fd[1]);
+	ring_fini(&s->in);
+	ring_fini(&s->out[0]);
+	ring_fini(&s->out[1]);
+	free(s);
+}
+
+void sessions_init(struct sessions *t)
+{
+	*t = (struct sessions){0};
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->released, NULL);
+}
+
+void sessions_fini(struct sessions *t)
+{
+	while (t->first) {
+		struct session *s = t->first;
+
+		t->first = s->next;
+		session_destroy(s);
+	}
+	pthread_cond_destroy(&t->released);
+	pthread_mutex_destroy(&t->lock);
+}
+
+/* The lock is held in all of these. */
+
+static struct session *find(struct sessions *t, uint64_t id)
+{
+	struct session *s = t->first;
+
+	while (s && s->id != id)
+		s = s->next;
+	return s;
+}
+
+static void unlink_session(struct sessions *t, struct session *s)
+{
+	struct session **at = &t->first;
+
+	while (*at != s)
+		at = &(*at)->next;
+	*at = s->next;
+	t->len--;
+	t->ended_len -= s->ended_ms != 0;
+}
+
+static size_t held_bytes(const struct session *s)
+{
+	return s->out[0].cap + s->out[1].cap;
+}
+
+static bool is_idle_end(const struct session *s)
+{
+	return s->ended_ms && !s->driven && !s->wanted;
+}
+
+/* Drop ended sessions that are too old or too many; the list has the newest first. */
+static void evict(struct sessions *t)
+{
+	uint64_t now = clock_mono_ms();
+	size_t bytes = 0, count = 0;
+	struct session *next;
+
+	for (struct session *s = t->first; s; s = next) {
+		next = s->next;
+		if (!is_idle_end(s))
+			continue;
+		bytes += held_bytes(s);
+		count++;
+		if (count > SESSIONS_ENDED_MAX || bytes > SESSIONS_ENDED_BYTES ||
+		    now - s->ended_ms > SESSIONS_ENDED_MS) {
+			bytes -= held_bytes(s);
+			count--;
+			unlink_session(t, s);
+			session_destroy(s);
+		}
+	}
+}
+
+int sessions_add(struct sessions *t, uint64_t id, struct peer *p, struct session **out,
+		 struct err *e)
+{
+	struct session *s = calloc(1, sizeof(*s));
+	int rc = 0;
+
+	if (!s)
+		return err_set(e, -ENOMEM, "out of memory");
+	s->id = id;
+	s->pidfd = s->in_fd = s->out_fd[0] = s->out_fd[1] = -1;
+	s->in_eof = s->deadline_ms = UINT64_MAX;
+	s->driver = p;
+	s->driven = true;
+	pthread_mutex_lock(&t->lock);
+	if (t->ended_len)
+		evict(t);
+	if (find(t, id))
+		rc = err_set(e, -EEXIST, "session %016llx exists", (unsigned long long)id);
+	else if (t->len >= SESSIONS_MAX)
+		rc = err_set(e, -EBUSY, "%u sessions are in use", t->len);
+	if (!rc) {
+		s->next = t->first;
+		t->first = s;
+		t->len++;
+	}
+	pthread_mutex_unlock(&t->lock);
+	if (rc)
+		free(s);
+	else
+		*out = s;
+	return rc;
+}
+
+int sessions_take(struct sessions *t, uint64_t id, struct peer *p, struct session **out,
+		  struct err *e)
+{
+	struct session *s;
+
+	pthread_mutex_lock(&t->lock);
+	/* While this one waits another may take it, or it may be removed: look it up anew. */
+	while ((s = find(t, id)) && s->driven) {
+		uint64_t one = 1;
+
+		s->wanted = true;
+		if (write(s->driver->wake_fd, &one, sizeof(one)) < 0)
+			break;
+		pthread_cond_wait(&t->released, &t->lock);
+	}
+	if (s) {
+		s->driven = true;
+		s->driver = p;
+		s->wanted = false;
+	}
+	pthread_mutex_unlock(&t->lock);
+	*out = s;
+	return s ? 0 : err_set(e, -ESRCH, "no session %016llx", (unsigned long long)id);
+}
+
+bool sessions_wanted(struct sessions *t, struct session *s)
+{
+	bool wanted;
+
+	pthread_mutex_lock(&t->lock);
+	wanted = s->wanted;
+	pthread_mutex_unlock(&t->lock);
+	return wanted;
+}
+
+void sessions_release(struct sessions *t, struct session *s)
+{
+	pthread_mutex_lock(&t->lock);
+	s->driven = false;
+	s->driver = NULL;
+	if (s->finished && !s->ended_ms) {
+		s->ended_ms = clock_mono_ms();
+		t->ended_len++;
+	}
+	pthread_cond_broadcast(&t->released);
+	if (t->ended_len > SESSIONS_ENDED_MAX)
+		evict(t);
+	pthread_mutex_unlock(&t->lock);
+}
+
+void sessions_remove(struct sessions *t, struct session *s)
+{
+	pthread_mutex_lock(&t->lock);
+	unlink_session(t, s);
+	pthread_cond_broadcast(&t->released);
+	pthread_mutex_unlock(&t->lock);
+	session_destroy(s);
+}
+
+void sessions_forget(struct sessions *t, uint64_t id)
+{
+	struct session *s;
+
+	pthread_mutex_lock(&t->lock);
+	s = find(t, id);
+	if (s && is_idle_end(s))
+		unlink_session(t, s);
+	else
+		s = NULL;
+	pthread_mutex_unlock(&t->lock);
+	if (s)
+		session_destroy(s);
+}
+
+/* ---- streams; the driver's alone ---- */
+
+static void add_segment(struct session *s, unsigned int stream)
+{
+	struct segment *last = s->segments_len ? &s->segments[s->segments_len - 1] : NULL;
+
+	if (last && last->stream == stream)
+		last->end = s->out[stream].end;
+	else if (s->segments_len < SESSION_SEGMENTS)
+		s->segments[s->segments_len++] = (struct segment){stream, s->out[stream].end};
+	/* Else the order is lost for these bytes, not the bytes. */
+}
+
+void session_read(struct session *s, unsigned int stream)
+{
+	ssize_t n = ring_read_from(&s->out[stream], s->out_fd[stream]);
+
+	if (n > 0)
+		add_segment(s, stream);
+	else if (n == 0 || (n != -EAGAIN && n != -EINTR && n != -ENOBUFS && n != -ENOMEM))
+		fd_close(&s->out_fd[stream]);
+}
+
+int session_say(struct session *s, unsigned int stream, const char *text, size_t len)
+{
+	int rc = ring_put(&s->out[stream], text, len);
+
+	if (!rc)
+		add_segment(s, stream);
+	return rc;
+}
+
+bool session_ack(struct session *s, const uint64_t to[2])
+{
+	size_t done = 0;
+
+	if (to[0] > s->out[0].end || to[1] > s->out[1].end)
+		return false;
+	ring_trim(&s->out[0], to[0]);
+	ring_trim(&s->out[1], to[1]);
+	while (done < s->segments_len &&
+	       s->segments[done].end <= s->out[s->segments[done].stream].start)
+		done++;
+	s->segments_len -= done;
+	memmove(s->segments, s->segments + done, s->segments_len * sizeof(s->segments[0]));
+	return true;
+}
+
+size_t session_next_output(const struct session *s, const uint64_t sent[2], unsigned int *stream)
+{
+	for (size_t i = 0; i < s->segments_len; i++) {
+		*stream = s->segments[i].stream;
+		if (s->segments[i].end > sent[*stream])
+			return (size_t)(s->segments[i].end - sent[*stream]);
+	}
+	for (*stream = 0; *stream < 2; (*stream)++)
+		if (s->out[*stream].end > sent[*stream])
+			return (size_t)(s->out[*stream].end - sent[*stream]);
+	return 0;
+}
