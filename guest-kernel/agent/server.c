@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "guest-kernel/agent/exec.h"
@@ -21,8 +23,31 @@
 
 /* ---- the agent as a whole ---- */
 
+/*
+ * Commands inherit what is ignored here, and whoever started this process may
+ * have left something. Past libc, which does not let its own two signals be asked for.
+ */
+static void stop_ignoring_signals(void)
+{
+	struct {
+		void (*handler)(int);
+		unsigned long flags;
+		void (*restorer)(void);
+		uint64_t mask;
+	} sa;
+
+	for (int signo = 1; signo <= 64; signo++) {
+		if (syscall(SYS_rt_sigaction, signo, NULL, &sa, sizeof(sa.mask)) ||
+		    sa.handler != SIG_IGN)
+			continue;
+		sa.handler = SIG_DFL;
+		syscall(SYS_rt_sigaction, signo, &sa, NULL, sizeof(sa.mask));
+	}
+}
+
 int agent_init(struct agent *a, bool test)
 {
+	stop_ignoring_signals();
 	*a = (struct agent){.test = test, .etc = "/etc", .cgroup_fd = -1};
 	pthread_mutex_init(&a->lock, NULL);
 	pthread_cond_init(&a->ready_cond, NULL);
