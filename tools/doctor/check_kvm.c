@@ -171,7 +171,10 @@ void check_kvm_caps(const struct doctor_options *o, struct check_result *r)
 	else
 		check_not_ok(r, missing ? CHECK_MISSING : CHECK_DEGRADED,
 			     missing ? NO_GUESTS : "the features named are not available",
-			     "use Linux 5.10 or newer on bare metal or with nested virtualization",
+			     missing ? "use Linux 5.10 or newer on bare metal or with nested "
+				       "virtualization"
+				     : "none needed, unless you want these: they depend on the "
+				       "processor and on the host of a cloud instance",
 			     "lacking: %s", lacking);
 }
 
