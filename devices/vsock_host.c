@@ -66,16 +66,16 @@ static void accept_clients(struct loop_source *s, uint32_t events)
 
 		if (v->n_conns >= VSOCK_MAX_CONNS) {
 			pause_accept(v);
-			return;
+			break;
 		}
 		fd = accept4(v->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE) && v->n_conns) {
 			log_guest("vsock: no descriptors left at %u connections", v->n_conns);
 			pause_accept(v);
-			return;
+			break;
 		}
 		if (fd < 0)
-			return;
+			break;
 		c = conn_new(v, fd, CONN_HANDSHAKE);
 		if (!c)
 			continue;
