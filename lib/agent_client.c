@@ -320,33 +320,44 @@ static int say_hello(struct agent_conn *c, struct err *e)
 	return parse_hello(c, r, e);
 }
 
-int agent_connect(const struct agent_addr *addr, struct agent_conn **out, struct err *e)
+int conn_create(int fd, const struct agent_addr *addr, struct agent_conn **out, struct err *e)
 {
 	struct agent_conn *c = calloc(1, sizeof(*c));
-	int rc;
+	uint8_t *in = malloc(IN_CAP);
+	int rc = 0;
 
-	if (!c)
+	if (!c || !in) {
+		close(fd);
+		free(c);
+		free(in);
 		return err_set(e, -ENOMEM, "out of memory");
+	}
 	pthread_mutex_init(&c->lock, NULL);
+	c->fd = fd;
+	c->in = in;
 	c->timeout_ms = (int)(addr->timeout_ms ? addr->timeout_ms : DEFAULT_TIMEOUT_MS);
 	if (c->timeout_ms < 0)
 		c->timeout_ms = INT32_MAX;
-	c->fd = fd_unix_connect(addr->path, e);
-	rc = c->fd < 0 ? c->fd : 0;
-	c->in = malloc(IN_CAP);
-	if (!rc && !c->in)
-		rc = err_set(e, -ENOMEM, "out of memory");
-	if (!rc && addr->vsock_port)
+	if (addr->vsock_port)
 		rc = vsock_connect(c, addr->vsock_port, e);
 	if (!rc)
 		rc = say_hello(c, e);
-	if (rc) {
+	if (rc)
 		agent_close(c);
-		/* No such socket is the same to the caller: nobody is there. */
-		return rc == -ENOENT ? (e ? (e->code = -ECONNREFUSED) : -ECONNREFUSED) : rc;
-	}
-	*out = c;
-	return 0;
+	else
+		*out = c;
+	return rc;
+}
+
+int agent_connect(const struct agent_addr *addr, struct agent_conn **out, struct err *e)
+{
+	struct err why;
+	int fd = fd_unix_connect(addr->path, &why);
+
+	/* No such socket is the same to the caller: nobody is there. */
+	if (fd < 0)
+		return err_set(e, fd == -ENOENT ? -ECONNREFUSED : fd, "%s", why.msg);
+	return conn_create(fd, addr, out, e);
 }
 
 void agent_close(struct agent_conn *c)

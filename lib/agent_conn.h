@@ -33,6 +33,9 @@ struct agent_conn {
 	struct agent_conn *pool_prev, *pool_next; /* in the pool's list of those in use */
 };
 
+/* A connection over @fd, which it takes, also on failure; as agent_connect(). */
+int conn_create(int fd, const struct agent_addr *addr, struct agent_conn **out, struct err *e);
+
 /* The transport or the peer has failed: nothing more can be done here. Return: @code. */
 int conn_break(struct agent_conn *c, int code);
 

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The agent against a client, and an image, that say anything. Nothing is
+ * executed and no file is touched: requests are parsed, and frames drive a
+ * session that has no process.
+ *
+ * Input: a byte that chooses what, then the bytes for it.
+ */
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "guest-kernel/agent/env.h"
+#include "guest-kernel/agent/files.h"
+#include "guest-kernel/agent/request.h"
+#include "lib/fd.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void parse_request(const uint8_t *data, size_t size)
+{
+	struct request r;
+	char path[PATH_MAX];
+
+	if (!size)
+		return;
+	if (!request_parse(data[0] & 0x3f, data + 1, size - 1, &r, NULL)) {
+		/* Checked: so these hold. */
+		if (r.type == PROTO_EXEC && (!r.session || !r.argc || !r.argv[0][0] ||
+					     r.argv[r.argc] || r.flags & ~PROTO_EXEC_FLAGS))
+			__builtin_trap();
+		if (r.path && !path_resolve("/home/sandbox", r.path, path) &&
+		    (path[0] != '/' || strstr(path, "/../") || strstr(path, "//")))
+			__builtin_trap();
+	}
+	request_fini(&r);
+}
+
+static void compose_env(const uint8_t *data, size_t size)
+{
+	char *text = malloc(size + 1);
+	struct env v = {0};
+
+	memcpy(text, data, size);
+	text[size] = '\0';
+	env_add(&v, "PATH=x");
+	env_add_file(&v, text);
+	if (!env_finish(&v))
+		for (size_t i = 0; i < v.len; i++)
+			if (!strchr(v.list[i], '=') || v.list[i][0] == '=')
+				__builtin_trap();
+	env_fini(&v);
+	free(text);
+}
+
+/* Frames that belong to a running exec, and everything else. */
+static void drive(const uint8_t *data, size_t size)
+{
+	static const uint64_t sent[2] = {0, 0};
+	struct sessions t;
+	struct session *s;
+	struct peer p;
+	int fds[2], in[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) || pipe2(in, O_CLOEXEC))
+		return;
+	if (size > 60000)
+		size = 60000;
+	if (size && send(fds[1], data, size, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		size = 0;
+	shutdown(fds[1], SHUT_WR);
+	sessions_init(&t);
+	if (!peer_init(&p, fds[0]) && !sessions_add(&t, 1, &p, &s, NULL)) {
+		s->in_fd = in[1];
+		fd_set_nonblock(s->in_fd);
+		session_say(s, 0, "some output", 11);
+		session_say(s, 1, "and more", 8);
+		if (session_drive(&t, s, &p, 2, sent) != DRIVE_LOST)
+			__builtin_trap();
+		if (s->in.end - s->in.start > PROTO_WINDOW || s->out[0].start > s->out[0].end)
+			__builtin_trap();
+		peer_fini(&p);
+	}
+	sessions_fini(&t);
+	close(in[0]);
+	close(fds[1]);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	if (!size)
+		return 0;
+	switch (data[0] % 4) {
+	case 0:
+	case 1:
+		parse_request(data + 1, size - 1);
+		break;
+	case 2:
+		compose_env(data + 1, size - 1);
+		break;
+	case 3:
+		drive(data + 1, size - 1);
+	}
+	return 0;
+}
