@@ -144,6 +144,20 @@ $(B)/fuzz/agent_%:    $(B)/fuzz/tests/fuzz/agent_%.o    $(call arch,fuzz,agent l
 fuzz: $(FUZZ)
 	@tests/run fuzz $(FUZZ)
 
+# --- kvm: tiny guests through dormouse-vmm and its control socket, on the native /dev/kvm ---
+GUESTS := $(patsubst tests/guests/%.S,$(B)/guests/%.elf,$(wildcard tests/guests/*.S))
+$(B)/guests/%.elf: tests/guests/%.S tests/guests/guest.ld $(wildcard tests/guests/*.inc)
+	@mkdir -p $(@D)
+	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,--no-warn-rwx-segments \
+		-T tests/guests/guest.ld -o $@ $<
+$(B)/test/kvm: $(call objs,obj,$(wildcard tests/kvm/*.c)) $(call arch,obj,lib)
+	@mkdir -p $(@D)
+	$(CC) $(LDREL) -o $@ $^ $(libs_json) -lpthread
+
+.PHONY: kvm
+kvm: $(B)/test/kvm $(GUESTS) $(B)/dormouse-vmm
+	@tests/run tap kvm $(B)/test/kvm
+
 # --- the lab (docs/lab.md) and the tests that need Linux guests ------------------
 $(B)/test/lab-ring0: tests/lab/ring0.c
 	@mkdir -p $(@D)
@@ -170,7 +184,7 @@ demo:
 	@tests/demo/run
 # Suites are added here as they come. With "!": a check without a count of its own.
 test:
-	@tests/total deps all images lab-kernel unit fuzz lint lab
+	@tests/total deps all images lab-kernel unit fuzz kvm lint lab
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)

@@ -94,11 +94,12 @@ static json_t *device_info(struct vm *vm, unsigned int i)
 	char address[32];
 
 	snprintf(address, sizeof(address), "%#x", LAYOUT_VIRTIO + i * DEVICE_MMIO_BYTES);
-	return json_pack("{sssssisIsIsIsIsIsI}", "name", device_name(d), "address", address, "irq",
-			 (int)(LAYOUT_IRQ_VIRTIO + i), "notifies", (json_int_t)s->notifies,
+	return json_pack("{sssssisIsIsIsIsIsIsI}", "name", device_name(d), "address", address,
+			 "irq", (int)(LAYOUT_IRQ_VIRTIO + i), "notifies", (json_int_t)s->notifies,
 			 "interrupts", (json_int_t)s->interrupts, "requests",
 			 (json_int_t)s->requests, "errors", (json_int_t)s->errors, "broken",
-			 (json_int_t)s->broken, "in_bytes", (json_int_t)s->in_bytes);
+			 (json_int_t)s->broken, "in_bytes", (json_int_t)s->in_bytes, "out_bytes",
+			 (json_int_t)s->out_bytes);
 }
 
 static json_t *devices_info(struct vm *vm)

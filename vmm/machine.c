@@ -376,7 +376,8 @@ static void handle_request(struct loop_source *s, uint32_t events)
 	case VM_REQUEST_TRIPLE_FAULT:
 		return reset_by_guest(vm, true);
 	case VM_REQUEST_POWEROFF:
-		return machine_end(vm, "shutdown", VM_EXIT_OK, message);
+		return machine_end(vm, "shutdown", vm->panicked ? VM_EXIT_PANIC : VM_EXIT_OK,
+				   message);
 	case VM_REQUEST_PLUG:
 		return machine_end(vm, "request", VM_EXIT_OK, message);
 	case VM_REQUEST_FATAL:
