@@ -163,9 +163,17 @@ $(B)/test/lab-ring0: tests/lab/ring0.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(RELEASE) $(LDREL) -o $@ $<
 
-.PHONY: lab
+$(B)/test/vm-guest: $(B)/obj/tests/vm/guest.o $(call arch,obj,lib)
+	@mkdir -p $(@D)
+	$(CC) $(LDREL) -o $@ $^ -lpthread
+
+.PHONY: lab vm bench-lab
 lab: $(B)/test/lab-ring0
 	@tests/run tap lab tests/lab/run
+vm: $(PROGRAMS) $(B)/test/vm-guest
+	@tests/run tap vm tests/vm/run
+bench-lab: $(PROGRAMS)
+	@tests/bench/boot
 
 # --- packages of the build machine (tools/deps.list) ---------------------------
 .PHONY: deps

@@ -10,8 +10,8 @@ delays the count as it delays the lab. A dead lab is started again, at most
 `restarts` times. Commands that had not begun are kept for the next one; the clients
 of the others get DIED and decide. Nothing here waits on a wall clock.
 
-The lab ends with STOP, SIGTERM, SIGINT, or when the pipe to its owner closes. Its
-children have a parent-death signal: kill -9 of the supervisor leaves nothing.
+The lab ends with STOP, SIGTERM, SIGINT, or with its owner: when the pipe to it closes
+or the process it was named by ends. Its children have a parent-death signal: kill -9 of the supervisor leaves nothing.
 """
 
 import asyncio
@@ -331,6 +331,11 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         if self.owner_fd >= 0:
             loop.add_reader(self.owner_fd, self._stopping.set)
+        if self.options["owner"]:
+            try:
+                loop.add_reader(os.pidfd_open(self.options["owner"]), self._stopping.set)
+            except ProcessLookupError:
+                self._stopping.set()
         server = await asyncio.start_unix_server(self._accept, sock=self.listener)
         await self._start_machine()
         await self._stopping.wait()
