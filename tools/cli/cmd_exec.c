@@ -5,11 +5,12 @@
  * Theory of operation: POST exec/run-async?hold=0 starts the command, and GET
  * exec/ID/result?stdoutFrom=N&stderrFrom=M waits for news: it answers as soon
  * as there are bytes after these offsets, or the command has ended, or after
- * some 20 s, with the new bytes only and the offsets to ask for next. Several
- * answers after the end are possible; the last one has nothing new.
+ * some 20 s, with the new bytes only and the offsets to ask for next. The answer
+ * that says "running": false has all that was left. encoding=base64 makes it
+ * exact for bytes that are not UTF-8; --json asks for text.
  *
- * A server without these parameters answers with everything so far. Then what
- * was already shown is skipped by its length.
+ * A server without these parameters answers with everything so far, as text.
+ * Then what was already shown is skipped by its length.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include <time.h>
 
 #include "lib/fd.h"
+#include "tools/cli/base64.h"
 #include "tools/cli/cli.h"
 
 /* The two outputs of the command. */
@@ -60,6 +62,23 @@ static int stream_take(struct run *x, struct stream *s, const char *text, size_t
 	return 0;
 }
 
+/* New bytes from a server that knows offsets. Return: their number, or -errno. */
+static ssize_t take_increment(struct run *x, struct stream *s, const char *text, size_t len)
+{
+	cleanup_free unsigned char *bytes = NULL;
+	ssize_t n;
+	int rc;
+
+	if (x->c->json || !len)
+		return stream_take(x, s, text, len) < 0 ? -EPIPE : (ssize_t)len;
+	bytes = malloc(len);
+	n = bytes ? base64_decode(text, len, bytes) : -ENOMEM;
+	if (n < 0)
+		return n;
+	rc = stream_take(x, s, (char *)bytes, (size_t)n);
+	return rc < 0 ? rc : n;
+}
+
 /* Show what is new in an answer. Return: the number of new bytes, or -errno. */
 static ssize_t show_news(struct run *x, const json_t *answer)
 {
@@ -69,20 +88,24 @@ static ssize_t show_news(struct run *x, const json_t *answer)
 		struct stream *s = &x->streams[i];
 		const json_t *v = json_object_get(answer, s->field);
 		const json_t *next = json_object_get(answer, s->next_field);
-		const char *text = json_string_value(v);
-		size_t len = text ? json_string_length(v) : 0, skip = 0;
+		const char *text = json_is_string(v) ? json_string_value(v) : "";
+		size_t len = json_is_string(v) ? json_string_length(v) : 0, skip;
+		ssize_t n;
 
 		if (json_is_integer(next)) {
-			x->incremental = true;
 			s->next = json_integer_value(next);
+			n = take_increment(x, s, text, len);
 		} else {
 			skip = s->shown < len ? s->shown : len;
-			s->shown = len > s->shown ? len : s->shown;
+			s->shown += len - skip;
+			n = stream_take(x, s, text + skip, len - skip);
+			n = n < 0 ? n : (ssize_t)(len - skip);
 		}
-		if (len > skip && stream_take(x, s, text + skip, len - skip) < 0)
-			return -EPIPE;
-		news += (ssize_t)(len - skip);
+		if (n < 0)
+			return n;
+		news += n;
 	}
+	x->incremental = json_is_integer(json_object_get(answer, x->streams[0].next_field));
 	if (json_is_true(json_object_get(answer, "truncated")) && !x->warned) {
 		x->warned = true;
 		fputs("dormouse exec: some output was lost: it came faster than it was fetched\n",
@@ -120,10 +143,17 @@ static int give_up(struct run *x, int rc, const struct err *e)
 	return EXIT_EXEC_FAILED;
 }
 
-static int output_lost(struct run *x)
+/* Output that cannot be shown: @rc of show_news(). */
+static int output_lost(struct run *x, ssize_t rc)
 {
+	struct err e;
+
+	err_set(&e, (int)rc, "%s",
+		rc == -EINVAL	? "the answer makes no sense"
+		: rc == -ENOMEM ? "out of memory"
+				: "the output could not be written");
 	kill_session(x);
-	return give_up(x, -EPIPE, &(struct err){.msg = "the output could not be written"});
+	return give_up(x, (int)rc, &e);
 }
 
 /* Print the result for --json and turn the exit code of the command into ours. */
@@ -173,8 +203,9 @@ static int follow(struct run *x)
 		int rc, code = -1;
 
 		snprintf(path, sizeof(path),
-			 "/sandboxes/%.200s/exec/%s/result?stdoutFrom=%lld&stderrFrom=%lld", x->id,
-			 x->exec_id, x->streams[0].next, x->streams[1].next);
+			 "/sandboxes/%.200s/exec/%s/result?stdoutFrom=%lld&stderrFrom=%lld%s",
+			 x->id, x->exec_id, x->streams[0].next, x->streams[1].next,
+			 x->c->json ? "" : "&encoding=base64");
 		rc = http_call(&x->h, &r, &a, &e);
 		if (rc < 0) {
 			http_answer_fini(&a);
@@ -182,9 +213,8 @@ static int follow(struct run *x)
 		}
 		news = show_news(x, a.json);
 		if (news < 0)
-			code = output_lost(x);
-		else if (!json_is_true(json_object_get(a.json, "running")) &&
-			 (!x->incremental || news == 0))
+			code = output_lost(x, news);
+		else if (!json_is_true(json_object_get(a.json, "running")))
 			code = finish(x, a.json);
 		http_answer_fini(&a);
 		if (code >= 0)
@@ -200,6 +230,7 @@ static int start(struct run *x, const json_t *body)
 	struct http_answer a;
 	struct err e = {0};
 	const char *exec_id;
+	ssize_t news;
 	int rc, code = EXIT_OK;
 
 	snprintf(path, sizeof(path), "/sandboxes/%.200s/exec/run-async?hold=0", x->id);
@@ -211,8 +242,8 @@ static int start(struct run *x, const json_t *body)
 		snprintf(x->exec_id, sizeof(x->exec_id), "%.60s", exec_id);
 	else if (exec_id || !json_is_integer(json_object_get(a.json, "exitCode")))
 		code = give_up(x, -EIO, &(struct err){.msg = "the answer makes no sense"});
-	else if (show_news(x, a.json) < 0)
-		code = output_lost(x);
+	else if ((news = show_news(x, a.json)) < 0)
+		code = output_lost(x, news);
 	else
 		code = finish(x, a.json);
 	http_answer_fini(&a);

@@ -65,21 +65,18 @@ Test(exec, news_are_asked_for_from_the_offsets_of_the_last_answer, .timeout = 30
 {
 	static const char *const answers[] = {
 	    "202 {\"execId\":\"1a2b\",\"running\":true}",
-	    "200 {\"running\":true,\"stdout\":\"a\\u00e4\",\"stderr\":\"\",\"stdoutNext\":3,"
+	    "200 {\"running\":true,\"stdout\":\"Yf/D\",\"stderr\":\"\",\"stdoutNext\":3,"
 	    "\"stderrNext\":0}",
-	    "200 {\"running\":false,\"exitCode\":0,\"stdout\":\"b\",\"stderr\":\"e\",\"stdoutNext\""
-	    ":4,\"stderrNext\":1}",
-	    "200 {\"running\":false,\"exitCode\":0,\"stdout\":\"\",\"stderr\":\"\",\"stdoutNext\":"
-	    "4,\"stderrNext\":1}",
+	    "200 {\"running\":false,\"exitCode\":0,\"stdout\":\"pGI=\",\"stderr\":\"ZQ==\","
+	    "\"stdoutNext\":5,\"stderrNext\":1}",
 	    NULL};
 
 	start(answers);
 	cr_assert_eq(fake_dormouse("exec", "sb-1", "ls", NULL), 0);
 	stop();
-	cr_assert_not_null(strstr(server.log, "result?stdoutFrom=0&stderrFrom=0"));
-	cr_assert_not_null(strstr(server.log, "result?stdoutFrom=3&stderrFrom=0"));
-	cr_assert_not_null(strstr(server.log, "result?stdoutFrom=4&stderrFrom=1"));
-	cr_assert_stdout_eq_str("a\xc3\xa4"
+	cr_assert_not_null(strstr(server.log, "result?stdoutFrom=0&stderrFrom=0&encoding=base64"));
+	cr_assert_not_null(strstr(server.log, "result?stdoutFrom=3&stderrFrom=0&encoding=base64"));
+	cr_assert_stdout_eq_str("a\xff\xc3\xa4"
 				"b");
 	cr_assert_stderr_eq_str("e");
 }
@@ -106,12 +103,26 @@ Test(exec, json_is_one_object_at_the_end, .timeout = 30)
 	    "200 {\"running\":true,\"stdout\":\"a\",\"stdoutNext\":1,\"stderrNext\":0}",
 	    "200 {\"running\":false,\"exitCode\":1,\"stdout\":\"b\",\"stderr\":\"c\","
 	    "\"stdoutNext\":2,\"stderrNext\":1}",
-	    "200 {\"running\":false,\"exitCode\":1,\"stdoutNext\":2,\"stderrNext\":1}", NULL};
+	    NULL};
 
 	start(answers);
 	cr_assert_eq(fake_dormouse("exec", "--json", "sb-1", "ls", NULL), 1);
 	stop();
+	cr_assert_null(strstr(server.log, "encoding"), "JSON holds text");
 	cr_assert_stdout_eq_str("{\"exitCode\":1,\"stdout\":\"ab\",\"stderr\":\"c\"}\n");
+}
+
+Test(exec, an_answer_that_is_not_base64_is_an_error, .timeout = 30)
+{
+	static const char *const answers[] = {
+	    "202 {\"execId\":\"1a2b\",\"running\":true}",
+	    "200 {\"running\":true,\"stdout\":\"!\",\"stdoutNext\":1,\"stderrNext\":0}", "204 ",
+	    NULL};
+
+	start(answers);
+	cr_assert_eq(fake_dormouse("exec", "sb-1", "ls", NULL), EXIT_EXEC_FAILED);
+	stop();
+	cr_assert_stderr_eq_str("dormouse exec: the answer makes no sense\n");
 }
 
 Test(exec, an_end_without_a_code_is_124_after_a_time_limit_and_125_else, .timeout = 30)
