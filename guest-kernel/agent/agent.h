@@ -41,7 +41,7 @@ struct agent {
 
 	pthread_mutex_t lock; /* for all below */
 	pthread_cond_t ready_cond;
-	bool ready;    /* late set-up is done (guest.h); exec waits for it */
+	bool ready;    /* late set-up is done (guest.h); requests wait for it */
 	int cgroup_fd; /* folder of the cgroup for spawned processes, -1 for none */
 	unsigned int connections;
 };

@@ -84,17 +84,6 @@ static void loopback_up(void)
 		log_warn("loopback: %s", strerror(errno));
 }
 
-/* One folder, two names (api.md 18.6); a mount, so that `df /workspace` names it. */
-static void bind_workspace(void)
-{
-	if (access("/home/sandbox", F_OK) < 0)
-		return;
-	if (mount("/home/sandbox", "/workspace", NULL, MS_BIND, NULL) < 0 &&
-	    (errno != ENOENT || mkdir("/workspace", 0755) < 0 ||
-	     mount("/home/sandbox", "/workspace", NULL, MS_BIND, NULL) < 0))
-		log_warn("mount /workspace: %s", strerror(errno));
-}
-
 void guest_setup(void)
 {
 	static const struct rlimit files = {1048576, 1048576};
@@ -103,7 +92,6 @@ void guest_setup(void)
 	for (size_t i = 0; i < sizeof(mounts) / sizeof(mounts[0]); i++)
 		mount_one(&mounts[i]);
 	link_devices();
-	bind_workspace();
 	loopback_up();
 	if (sethostname("sandbox", strlen("sandbox")) < 0)
 		log_warn("host name: %s", strerror(errno));
@@ -132,6 +120,23 @@ void guest_knock(void)
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno != ECONNRESET &&
 	    errno != ECONNREFUSED)
 		log_warn("knock: %s", strerror(errno));
+}
+
+/* One folder, two names (api.md 18.6); a mount, so that `df /workspace` names it. */
+void guest_bind_workspace(void)
+{
+	static const char home[] = "/home/sandbox", workspace[] = "/workspace";
+	struct stat a, b;
+
+	if (stat(home, &a) < 0)
+		return;
+	if (mkdir(workspace, 0755) < 0 && errno != EEXIST)
+		log_warn("mkdir %s: %s", workspace, strerror(errno));
+	/* After a restart of the server it is there already. */
+	if (!stat(workspace, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+		return;
+	if (mount(home, workspace, NULL, MS_BIND, NULL) < 0)
+		log_warn("mount %s: %s", workspace, strerror(errno));
 }
 
 static void write_text(const char *path, const char *text)

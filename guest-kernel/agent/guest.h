@@ -17,6 +17,8 @@ void guest_setup(void);
 int guest_listen(void);
 /* Connect to PROTO_KNOCK_PORT on the host: the sign that this side listens. Blocks shortly. */
 void guest_knock(void);
+/* /workspace, the other name of /home/sandbox. Reads the disk: not before the knock. */
+void guest_bind_workspace(void);
 /* The cgroup of all commands, with its limits (api.md 18.7). Return: its folder, or -1. */
 int guest_make_cgroup(void);
 /* Grow the root file system to the size of its disk. */

@@ -73,12 +73,13 @@ _Noreturn void guest_shutdown(enum proto_shutdown mode, pid_t server)
 
 /* ---- the server ---- */
 
-/* What readiness does not need; commands wait for its first part (agent_wait_ready()). */
+/* What the knock does not need; requests wait for its first part (agent_wait_ready()). */
 static void *late_setup(void *arg)
 {
 	struct agent *a = arg;
 
 	guest_knock();
+	guest_bind_workspace();
 	agent_set_ready(a, guest_make_cgroup());
 	guest_grow_root();
 	return NULL;

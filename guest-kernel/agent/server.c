@@ -47,7 +47,9 @@ static void stop_ignoring_signals(void)
 
 int agent_init(struct agent *a, bool test)
 {
-	stop_ignoring_signals();
+	/* In a guest nobody was there before who could have ignored any. */
+	if (test)
+		stop_ignoring_signals();
 	*a = (struct agent){.test = test, .etc = "/etc", .cgroup_fd = -1};
 	pthread_mutex_init(&a->lock, NULL);
 	pthread_cond_init(&a->ready_cond, NULL);
@@ -198,6 +200,10 @@ static void dispatch(struct agent *a, struct peer *p, const struct proto_header 
 	struct err e = {0};
 	struct request r;
 	int rc = request_parse(h->type, payload, h->len, &r, &e);
+
+	/* Files may be in what is not mounted yet. */
+	if (h->type != PROTO_HELLO && h->type != PROTO_PING)
+		agent_wait_ready(a);
 
 	if (!rc && h->type == PROTO_EXEC) {
 		exec_serve(a, p, h->id, &r);
