@@ -96,6 +96,8 @@ static int set_text(struct config *c, const struct setting *s, const char *v, st
 	char *end, *copy;
 	long long n;
 
+	if (!v && s->kind != FLAG)
+		return err_set(e, -EINVAL, "%s: needs a value", s->name);
 	switch (s->kind) {
 	case FLAG:
 		*(bool *)place = true;

@@ -288,8 +288,10 @@ void control_destroy(struct control *c)
 	if (!c)
 		return;
 	linger(c);
-	while (c->peers)
-		peer_destroy(c->peers);
+	for (struct peer *p = c->peers, *next; p; p = next) {
+		next = p->next;
+		peer_destroy(p);
+	}
 	loop_remove(&c->vm->loop, &c->source);
 	fd_close(&c->listen_fd);
 	free(c);

@@ -111,6 +111,8 @@ static int prepare(struct spawn *s)
 
 	while (s->argv[argc])
 		argc++;
+	if (!argc)
+		return -EINVAL;
 	s->candidate = malloc(strlen(s->path) + strlen(s->argv[0]) + 3);
 	s->shell_argv = calloc(argc + 2, sizeof(char *));
 	if (!s->candidate || !s->shell_argv)

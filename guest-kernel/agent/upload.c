@@ -216,7 +216,7 @@ static int receive_data(struct peer *p, uint64_t id, struct upload *u)
 	struct proto_header h;
 	int rc;
 
-	while ((rc = peer_wait_frame(p, &h, &payload, NULL)) > 0) {
+	while (peer_wait_frame(p, &h, &payload, NULL) > 0) {
 		if (proto_is_request(h.type))
 			break;
 		if (h.id != id)

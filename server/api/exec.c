@@ -411,7 +411,7 @@ static uint64_t write_stream(struct strbuf *b, const struct exec_view *v, int i,
 	if (from > end)
 		from = end;
 	data = v->stream[i].data ? v->stream[i].data + (from - start) : NULL;
-	len = (size_t)(end - from);
+	len = data ? (size_t)(end - from) : 0;
 	if (q->follow && !q->base64 && v->state == EXEC_RUNNING)
 		len -= cut_off_tail(data, len);
 	if (q->base64)

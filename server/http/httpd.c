@@ -88,7 +88,7 @@ static bool came_over_socket(struct MHD_Connection *conn)
 {
 	const union MHD_ConnectionInfo *info =
 	    MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
-	struct sockaddr_storage sa;
+	struct sockaddr_storage sa = {0};
 	socklen_t len = sizeof(sa);
 
 	return info && !getsockname(info->connect_fd, (struct sockaddr *)&sa, &len) &&

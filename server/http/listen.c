@@ -129,7 +129,7 @@ void listen_close(struct listener *l)
 
 const char *listen_name(const struct listener *l, char *buf, size_t len)
 {
-	struct sockaddr_storage sa;
+	struct sockaddr_storage sa = {0};
 	socklen_t sa_len = sizeof(sa);
 	char host[NI_MAXHOST], port[NI_MAXSERV];
 
