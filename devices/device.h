@@ -125,7 +125,9 @@ void devices_reset(struct devices *ds);
  *
  * No vCPU may run (else it starts new I/O). On return all completions are in the
  * guest's rings and no thread or kernel touches guest memory for the devices.
- * Requests that the guest queued and nobody took yet stay in its rings.
+ * Requests that the guest queued and nobody took yet stay in its rings. This holds
+ * until the lock is released: then clients of vsock, and notifications that were sent
+ * before, may set devices to work again.
  */
 void devices_quiesce(struct devices *ds);
 

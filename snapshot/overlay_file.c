@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -203,11 +205,10 @@ static int open_locked(struct overlay_file *f, const char *path, struct err *e)
 /* For the first flush: a file is only durable when its directory entry is. */
 static int open_dir(struct overlay_file *f, struct err *e)
 {
-	cleanup_free char *dir = strdup(f->path);
-	char *slash;
+	char dir[PATH_MAX], *slash;
 
-	if (!dir)
-		return err_set(e, -ENOMEM, "out of memory");
+	if (snprintf(dir, sizeof(dir), "%s", f->path) >= (int)sizeof(dir))
+		return err_set(e, -ENAMETOOLONG, "overlay: path is too long");
 	slash = strrchr(dir, '/');
 	if (slash)
 		slash[slash == dir] = '\0';
