@@ -237,6 +237,8 @@ int machine_reset(struct vm *vm, const char *reason, struct err *e)
 	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
 		return err_set(e, -EINVAL, "a machine that is %s cannot be reset",
 			       vm_state_name(vm->state));
+	if (vm->request == VM_REQUEST_PLUG)
+		return err_set(e, -ESHUTDOWN, "the machine is being shut down");
 	vm->boot_ns = clock_mono_ns();
 	stop(vm);
 	devices_reset(vm->devices);
@@ -328,7 +330,8 @@ void vm_post_request(struct vm *vm, enum vm_request_kind kind, const char *fmt, 
 	uint64_t one = 1;
 	va_list ap;
 
-	if (vm->request != VM_REQUEST_NONE)
+	/* Whoever pulls the plug must not lose against a guest that resets at the same moment. */
+	if (vm->request != VM_REQUEST_NONE && kind != VM_REQUEST_PLUG)
 		return;
 	va_start(ap, fmt);
 	vsnprintf(vm->request_message, sizeof(vm->request_message), fmt, ap);

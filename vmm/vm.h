@@ -199,7 +199,8 @@ void machine_panicked(struct vm *vm);
 /**
  * vm_post_request() - A vCPU thread wants the machine to reset or to end
  *
- * The first request counts. The caller leaves KVM_RUN alone from then on.
+ * The first request counts, but VM_REQUEST_PLUG always does. The caller leaves KVM_RUN alone from
+ * then on.
  */
 void vm_post_request(struct vm *vm, enum vm_request_kind kind, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

@@ -38,7 +38,7 @@ struct machine {
 		}                                                                                  \
 	} while (0)
 
-/* Start a VMM and connect. @extra: one more argument for it, or NULL. */
+/* Start a VMM and connect. */
 void machine_start(struct machine *m);
 /* Kill it if it still runs, and remove its directory. */
 void machine_cleanup(struct machine *m);
@@ -52,6 +52,7 @@ json_t *machine_must(struct machine *m, const char *op);
 /* Send one line as it is, on a connection of its own. Return: the answer. */
 json_t *machine_send_line(struct machine *m, const char *line);
 
+json_t *machine_any_event(struct machine *m);
 /* The next event, which must have this name. */
 json_t *machine_next_event(struct machine *m, const char *name);
 /* The client's own view: another connection with its own events. */

@@ -192,6 +192,25 @@ static json_int_t exits(struct machine *m)
 	return number(machine_must(m, "metrics"), "metrics", "exits_total");
 }
 
+/* The guest resets all the time, so the two requests meet. */
+static void shutdown_of_a_guest_that_resets(void)
+{
+	for (int i = 0; i < 10; i++) {
+		struct machine m;
+		json_t *e;
+
+		machine_start(&m);
+		machine_boot_guest(&m, "reset", NULL);
+		machine_must(&m, "shutdown");
+		do
+			e = machine_any_event(&m);
+		while (!strcmp(text(e, "event"), "reset"));
+		check(!strcmp(text(e, "event"), "exit"), "%s", text(e, "event"));
+		check(machine_wait(&m) == 0, "exit status");
+		machine_cleanup(&m);
+	}
+}
+
 static void pause_and_resume(void)
 {
 	json_int_t before, after;
@@ -245,8 +264,8 @@ static void bad_configurations(void)
 	expect_refusal(&m, json_pack("{s[{ss}]}", "disks", "path", "/nonexistent"), -ENOENT,
 		       "/nonexistent");
 	expect_refusal(&m, json_pack("{s[{ss}]}", "disks", "path", odd), -EINVAL, "odd");
-	expect_refusal(&m, json_pack("{s[{ssss}]}", "disks", "path", disk, "overlay", torn), -EINVAL,
-		       "torn");
+	expect_refusal(&m, json_pack("{s[{ssss}]}", "disks", "path", disk, "overlay", torn),
+		       -EINVAL, "torn");
 	expect_refusal(&m, json_pack("{ss}", "console", "/nonexistent/console"), -ENOENT,
 		       "/nonexistent/console");
 	expect_refusal(&m, json_pack("{s{ss}}", "vsock", "path", "/nonexistent/vsock"), -ENOENT,
@@ -391,6 +410,7 @@ static const struct test tests[] = {
     {"one command runs a guest in the foreground", run_in_the_foreground},
     {"a guest that resets boots again with fresh memory", guest_resets},
     {"a controller resets a running and a paused machine", controller_resets},
+    {"a shutdown wins against a reset", shutdown_of_a_guest_that_resets},
     {"a panic is an event", panic},
     {"a triple fault resets, and a loop of them ends", triple_fault},
     {"memory ends where it should, at every size", memory_sizes},
