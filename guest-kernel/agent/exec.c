@@ -31,39 +31,48 @@ static void command_fini(struct command *c)
 	free(c->cwd);
 }
 
-static int make_cwd(struct command *c, const char *cwd)
+/* malloc'ed, or NULL. */
+static char *join(const char *dir, const char *name)
+{
+	char *path;
+
+	return asprintf(&path, "%s/%s", dir, name) < 0 ? NULL : path;
+}
+
+static char *make_cwd(const struct user *u, const char *cwd)
 {
 	struct stat st;
 
 	if (cwd && cwd[0] == '/')
-		c->cwd = strdup(cwd);
-	else if (cwd && cwd[0])
-		return asprintf(&c->cwd, "%s/%s", c->user.home, cwd) < 0 ? -ENOMEM : 0;
-	else /* nobody asked for the home directory: without one any place will do */
-		c->cwd = strdup(stat(c->user.home, &st) < 0 ? "/" : c->user.home);
-	return c->cwd ? 0 : -ENOMEM;
+		return strdup(cwd);
+	if (cwd && cwd[0])
+		return join(u->home, cwd);
+	/* Nobody asked for the home directory: without one any place will do. */
+	return strdup(stat(u->home, &st) < 0 ? "/" : u->home);
 }
 
 static int make_command(struct agent *a, const struct request *r, struct command *c, struct err *e)
 {
-	cleanup_free char *etc_env = userdb_environment(&a->users, a->etc);
+	char *etc_env;
 	int rc = r->user && r->user[0] ? userdb_find(&a->users, a->etc, r->user, &c->user, e)
 				       : agent_default_user(a, &c->user, NULL);
 
 	if (rc)
 		return rc;
 	env_add_base(&c->env, &c->user);
+	etc_env = userdb_environment(&a->users, a->etc);
 	env_add_file(&c->env, etc_env);
+	free(etc_env);
 	for (char **v = r->sandbox_env; v && *v; v++)
 		env_add(&c->env, *v);
 	for (char **v = r->env; v && *v; v++)
 		env_add(&c->env, *v);
-	rc = make_cwd(c, r->cwd);
-	if (!rc)
+	c->cwd = make_cwd(&c->user, r->cwd);
+	if (c->cwd)
 		env_set(&c->env, "PWD", c->cwd);
-	if (!rc)
-		rc = env_finish(&c->env);
-	return rc ? err_set(e, rc, "out of memory") : 0;
+	if (!c->cwd || env_finish(&c->env))
+		return err_set(e, -ENOMEM, "out of memory");
+	return 0;
 }
 
 struct pipes {

@@ -141,17 +141,14 @@ static int copy_in_place(struct upload *u)
 {
 	cleanup_close int to =
 	    open(u->target, O_WRONLY | O_TRUNC | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	static const size_t cap = 65536;
-	cleanup_free uint8_t *buf = malloc(cap);
+	uint8_t buf[32768];
 	off_t at = 0;
 	int rc = 0;
 
 	if (to < 0)
 		return -errno;
-	if (!buf)
-		return -ENOMEM;
 	while (!rc) {
-		ssize_t n = pread(u->fd, buf, cap, at);
+		ssize_t n = pread(u->fd, buf, sizeof(buf), at);
 
 		if (n <= 0)
 			return n < 0 ? -errno : 0;
