@@ -75,10 +75,9 @@ int kvm_arch_create_irqchip(struct vm *vm, struct err *e)
 
 void kvm_arch_update_routes(struct vm *vm)
 {
-	struct {
-		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entries[LAYOUT_IRQ_PINS_MAX];
-	} table = {0};
+	_Alignas(8) uint8_t room[sizeof(struct kvm_irq_routing) +
+				 LAYOUT_IRQ_PINS_MAX * sizeof(struct kvm_irq_routing_entry)] = {0};
+	struct kvm_irq_routing *table = (struct kvm_irq_routing *)room;
 
 	if (vm->vm_fd < 0)
 		return;
@@ -87,13 +86,13 @@ void kvm_arch_update_routes(struct vm *vm)
 
 		if (!ioapic_route(&vm->ioapic, pin, &msi))
 			continue;
-		table.entries[table.head.nr++] = (struct kvm_irq_routing_entry){
+		table->entries[table->nr++] = (struct kvm_irq_routing_entry){
 		    .gsi = pin,
 		    .type = KVM_IRQ_ROUTING_MSI,
 		    .u.msi = {.address_lo = msi.address, .data = msi.data},
 		};
 	}
-	if (ioctl(vm->vm_fd, KVM_SET_GSI_ROUTING, &table) < 0)
+	if (ioctl(vm->vm_fd, KVM_SET_GSI_ROUTING, table) < 0)
 		log_guest("KVM refuses the guest's interrupt routes: %s", strerror(errno));
 }
 
@@ -112,15 +111,16 @@ static int set_cpuid(struct vcpu *v, struct err *e)
 
 static int set_msrs(struct vcpu *v, struct err *e)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entries[2];
-	} m = {
-	    .head = {.nmsrs = 2},
-	    .entries = {{.index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE_WRITEBACK},
-			{.index = MSR_MISC_ENABLE, .data = MISC_FAST_STRINGS}},
-	};
-	int rc = ioctl(v->fd, KVM_SET_MSRS, &m);
+	_Alignas(8) uint8_t room[sizeof(struct kvm_msrs) + 2 * sizeof(struct kvm_msr_entry)] = {0};
+	struct kvm_msrs *m = (struct kvm_msrs *)room;
+	int rc;
+
+	m->nmsrs = 2;
+	m->entries[0].index = MSR_MTRR_DEF_TYPE;
+	m->entries[0].data = MTRR_ENABLE_WRITEBACK;
+	m->entries[1].index = MSR_MISC_ENABLE;
+	m->entries[1].data = MISC_FAST_STRINGS;
+	rc = ioctl(v->fd, KVM_SET_MSRS, m);
 
 	if (rc < 0)
 		return err_sys(e, -errno, "setting MSRs of vCPU %u", v->index);
