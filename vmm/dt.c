@@ -131,32 +131,6 @@ static void put_devices(struct dt *d, const struct dt_config *c)
 	end(d);
 }
 
-/*
- * The UART at its I/O port. The kernel finds it without the tree too, but only the tree
- * gives it an interrupt, without which user space cannot open the console.
- */
-static void put_serial(struct dt *d)
-{
-	fdt32_t ranges[4] = {cpu_to_fdt32(1), 0, 0, cpu_to_fdt32(0x1000)};
-	fdt32_t reg[3] = {cpu_to_fdt32(1), cpu_to_fdt32(LAYOUT_SERIAL_PORT), cpu_to_fdt32(8)};
-
-	begin(d, "isa");
-	prop_string(d, "compatible", "isa");
-	prop_string(d, "device_type", "isa");
-	cells_of(d, 2, 1);
-	if (!d->rc)
-		d->rc = fdt_property(d->fdt, "ranges", ranges, sizeof(ranges));
-	prop_u32(d, "interrupt-parent", PHANDLE_IOAPIC);
-	begin_at(d, "serial", LAYOUT_SERIAL_PORT);
-	prop_string(d, "compatible", "ns16550a");
-	if (!d->rc)
-		d->rc = fdt_property(d->fdt, "reg", reg, sizeof(reg));
-	prop_u32(d, "clock-frequency", 1843200);
-	prop_cells(d, "interrupts", LAYOUT_IRQ_SERIAL, EDGE_RISING);
-	end(d);
-	end(d);
-}
-
 /* The one register that ends the machine. */
 static void put_poweroff(struct dt *d)
 {
@@ -188,7 +162,6 @@ int dt_build(const struct dt_config *c, void *buf, size_t cap)
 	put_interrupt_controllers(&d);
 	put_devices(&d, c);
 	end(&d);
-	put_serial(&d);
 	put_poweroff(&d);
 	end(&d);
 	if (!d.rc)

@@ -105,10 +105,8 @@ static int bind_device(struct vm *vm, unsigned int i)
 
 static int bind_devices(struct vm *vm, struct err *e)
 {
-	int rc = bind_irq(vm, vm->serial_irq_fd, LAYOUT_IRQ_SERIAL);
+	int rc = bind_irq(vm, vm->vmgenid_irq_fd, LAYOUT_IRQ_VMGENID);
 
-	if (!rc)
-		rc = bind_irq(vm, vm->vmgenid_irq_fd, LAYOUT_IRQ_VMGENID);
 	for (unsigned int i = 0; i < devices_count(vm->devices) && !rc; i++)
 		rc = bind_device(vm, i);
 	return rc ? err_sys(e, rc, "binding the devices to the VM") : 0;

@@ -43,8 +43,7 @@
  * each pin at boot, in ~10 exits.
  */
 #define LAYOUT_IRQ_VMGENID  0u
-#define LAYOUT_IRQ_SERIAL   1u
-#define LAYOUT_IRQ_VIRTIO   2u /* first device; one pin each */
+#define LAYOUT_IRQ_VIRTIO   1u /* first device; one pin each */
 #define LAYOUT_IRQ_PINS_MAX (LAYOUT_IRQ_VIRTIO + 8u)
 
 #define LAYOUT_SERIAL_PORT 0x3f8u

@@ -399,7 +399,6 @@ int vm_init(struct vm *vm, struct err *e)
 	    .vm_fd = -1,
 	    .kernel_fd = -1,
 	    .request_fd = -1,
-	    .serial_irq_fd = -1,
 	    .vmgenid_irq_fd = -1,
 	};
 	pthread_mutex_init(&vm->lock, NULL);

@@ -52,9 +52,8 @@ int platform_create(struct vm *vm, struct err *e)
 	if (pages == MAP_FAILED)
 		return err_sys(e, -errno, "memory for registers");
 	vm->platform_pages = pages;
-	vm->serial_irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	vm->vmgenid_irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (vm->serial_irq_fd < 0 || vm->vmgenid_irq_fd < 0)
+	if (vm->vmgenid_irq_fd < 0)
 		return err_sys(e, -errno, "eventfd");
 	vm->ioapic = (struct ioapic){
 	    .pins = LAYOUT_IRQ_VIRTIO, /* platform_reset() counts the devices in */
@@ -64,7 +63,7 @@ int platform_create(struct vm *vm, struct err *e)
 	vm->serial = (struct serial){
 	    .sink = console_write,
 	    .opaque = vm->console,
-	    .irq_fd = vm->serial_irq_fd,
+	    .irq_fd = -1, /* a kernel without PCI takes no interrupt of a port from the tree */
 	};
 	return 0;
 }
@@ -87,7 +86,6 @@ void platform_destroy(struct vm *vm)
 	if (vm->platform_pages)
 		munmap(vm->platform_pages, LAYOUT_PLATFORM_BYTES);
 	vm->platform_pages = NULL;
-	fd_close(&vm->serial_irq_fd);
 	fd_close(&vm->vmgenid_irq_fd);
 }
 

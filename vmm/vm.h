@@ -129,7 +129,7 @@ struct vm {
 	struct ioapic ioapic;
 	uint8_t *platform_pages; /* owned mapping, LAYOUT_PLATFORM_BYTES: read without exits */
 	struct serial serial;
-	int serial_irq_fd, vmgenid_irq_fd;
+	int vmgenid_irq_fd;
 	struct console *console; /* owned */
 
 	/* What the guest asked for. */
