@@ -47,6 +47,10 @@ void log_at(enum log_level level, const char *fmt, ...)
 	len = (size_t)head + (size_t)(body < 0 ? 0 : body);
 	if (len > sizeof(line) - 2)
 		len = sizeof(line) - 2;
+	/* Text of a guest or a tenant may be in it, and may not write lines of its own. */
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
+			line[i] = '?';
 	line[len++] = '\n';
 	/* One write(2): lines of several threads and processes do not mix. */
 	if (write(log_to.fd, line, len) < 0)
