@@ -89,7 +89,7 @@ static int set_number(const struct setting *s, int64_t v, int64_t *place, struct
 	return 0;
 }
 
-/* Set from a text. @v is NULL for a flag. */
+/* Set from a text. @v does not matter to a flag. */
 static int set_text(struct config *c, const struct setting *s, const char *v, struct err *e)
 {
 	void *place = (char *)c + s->offset;
@@ -221,8 +221,8 @@ static int next_option(int argc, char **argv, int *i, char name[64], const char 
 			return err_set(e, -EINVAL, "--%s takes no value", name);
 		return 0;
 	}
-	*value = equals ? equals + 1 : *i + 1 < argc ? argv[++*i] : NULL;
-	if (!*value || !**value)
+	*value = equals ? equals + 1 : *i + 1 < argc ? argv[++*i] : "";
+	if (!**value)
 		return err_set(e, -EINVAL, "--%s needs a value", name);
 	return 0;
 }
@@ -231,7 +231,7 @@ static int next_option(int argc, char **argv, int *i, char name[64], const char 
 static int read_options(struct config *c, int argc, char **argv, bool files, struct err *e)
 {
 	for (int i = 1; i < argc; i++) {
-		const char *value = NULL;
+		const char *value = "";
 		char name[64];
 		int rc;
 

@@ -221,6 +221,9 @@ void api_exec_run_async(struct request *r)
 	} else if (exec_background(x, true, &e)) {
 		reply_error(r, 500, "%s", e.msg);
 	} else {
+		/* Who asks for a handle is going to follow, and not to lose what comes before. */
+		if (url_query(&r->url, "hold"))
+			exec_note_reader(x, (const uint64_t[2]){0, 0});
 		write_handle(&b, x);
 		reply_json(r, 202, &b);
 	}
@@ -412,7 +415,7 @@ static uint64_t write_stream(struct strbuf *b, const struct exec_view *v, int i,
 		from = end;
 	data = v->stream[i].data ? v->stream[i].data + (from - start) : NULL;
 	len = data ? (size_t)(end - from) : 0;
-	if (q->follow && !q->base64 && v->state == EXEC_RUNNING)
+	if (len && q->follow && !q->base64 && v->state == EXEC_RUNNING)
 		len -= cut_off_tail(data, len);
 	if (q->base64)
 		write_base64(b, names[i], data, len);

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdbool.h>
@@ -88,10 +89,12 @@ static int open_tcp(struct listener *l, const char *text, struct err *e)
 static void make_parent(const char *path)
 {
 	const char *slash = strrchr(path, '/');
-	cleanup_free char *parent = slash ? strndup(path, (size_t)(slash - path)) : NULL;
+	char parent[PATH_MAX];
 
-	if (parent && *parent)
-		mkdir(parent, 0755);
+	if (!slash || slash == path || slash - path >= PATH_MAX)
+		return;
+	snprintf(parent, sizeof(parent), "%.*s", (int)(slash - path), path);
+	mkdir(parent, 0755);
 }
 
 int listen_open(struct listener *l, const char *text, struct err *e)

@@ -100,8 +100,8 @@ void reply_error_code(struct request *r, unsigned int status, const char *code, 
 	if (retryable)
 		reply_header(r, "Retry-After", "2");
 	if (status >= 500 && status != 501)
-		log_warn("%s %s%s%s: %u %s", r->method, r->route ? r->route->pattern : "",
-			 r->param[0] ? " " : "", r->param[0] ? r->param[0] : "", status, text);
+		log_guest("%s %s %s: %u %s", r->method, r->route ? r->route->pattern : "",
+			  r->param[0] ? r->param[0] : "-", status, text);
 }
 
 void reply_error(struct request *r, unsigned int status, const char *fmt, ...)

@@ -46,7 +46,7 @@ static void for_each_sandbox(struct manager *m, void (*fn)(struct sandbox *s))
 	size_t n = 0;
 
 	pthread_mutex_lock(&m->table_lock);
-	all = calloc(table_count(m) + 1, sizeof(*all));
+	all = calloc(table_count(m) + 1, sizeof(struct sandbox *));
 	for (size_t i = 0; all && i < TABLE_BUCKETS; i++)
 		for (struct sandbox *s = m->buckets[i]; s; s = s->next) {
 			__atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
@@ -115,10 +115,10 @@ static int start_loop(struct manager *m, struct err *e)
 
 static int make_path(const char *path)
 {
-	cleanup_free char *copy = strdup(path);
+	char copy[PATH_MAX];
 
-	if (!copy)
-		return -ENOMEM;
+	if ((size_t)snprintf(copy, sizeof(copy), "%s", path) >= sizeof(copy))
+		return -ENAMETOOLONG;
 	for (char *p = copy + 1; *p; p++) {
 		if (*p != '/')
 			continue;
