@@ -63,6 +63,7 @@ help:
 ## make fuzz       every fuzz target for a bounded number of runs
 ## make kvm        tiny guests on the native /dev/kvm
 ## make lab        does the lab notice its own death, and keep output apart and complete
+## make api         the server's API natively, with a stand-in for the VMM
 ## make vm         Linux guests (in the lab where there is no hardware KVM)
 ## make sdk        the published npm client against the server
 ## make bench-lab  boot time beside QEMU microvm
@@ -175,6 +176,13 @@ vm: $(PROGRAMS) $(B)/test/vm-guest
 bench-lab: $(PROGRAMS)
 	@tests/bench/boot
 
+# --- the server, under ASan and UBSan, with a stand-in for the VMM (tests/api/fake-vmm) ---
+.PHONY: api
+$(B)/asan/dormoused: $(B)/asan/server/main.o $(call arch,asan,server lib)
+	$(CC) $(ASAN) -o $@ $^ $(libs_server)
+api: $(B)/asan/dormoused $(B)/dormouse-agent
+	@DORMOUSED=$(CURDIR)/$(B)/asan/dormoused tests/run tap api tests/api/run
+
 # --- packages of the build machine (tools/deps.list) ---------------------------
 .PHONY: deps
 deps:
@@ -192,7 +200,7 @@ demo:
 	@tests/demo/run
 # Suites are added here as they come. With "!": a check without a count of its own.
 test:
-	@tests/total deps all images lab-kernel unit fuzz kvm lint lab
+	@tests/total deps all images lab-kernel unit fuzz kvm lint api lab
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)

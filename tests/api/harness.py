@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts a real dormoused with tests/api/fake-vmm behind it, and talks HTTP to it."""
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+TOP = os.path.dirname(os.path.dirname(HERE))
+DAEMON = os.environ.get("DORMOUSED", os.path.join(TOP, "build/dormoused"))
+AGENT = os.environ.get("FAKE_VMM_AGENT", os.path.join(TOP, "build/dormouse-agent"))
+KEY = "osb_0123456789abcdef"
+IMAGES = ["base", "mini", "refused", "nospace", "dies", "silent", "slow", "deaf", "hung"]
+
+tests = []
+
+
+def test(fn):
+    """Every decorated function is a test; its name is what it shows."""
+    tests.append(fn)
+    return fn
+
+
+class Skip(Exception):
+    pass
+
+
+def wait_for(what, predicate, timeout=20):
+    """Until an event that another process makes. The time is only a limit for hopeless cases."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = predicate()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {timeout} s in vain: {what}")
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=120)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(120)
+        self.sock.connect(self.path)
+
+
+class Answer:
+    def __init__(self, response, body):
+        self.status, self.headers, self.body = response.status, response.headers, body
+
+    def json(self):
+        assert self.headers["Content-Type"] == "application/json", self.headers
+        return json.loads(self.body)
+
+    def expect(self, status, *words):
+        text = self.body[:500].decode("utf-8", "replace")
+        assert self.status == status, f"expected {status}, got {self.status} {text}"
+        for word in words:
+            assert word in text, f"{word!r} is not in {text!r}"
+        return self
+
+
+class Server:
+    """dormoused on a state directory of its own, or on one that another server left."""
+
+    def __init__(self, *options, state=None, listen=None, start=True):
+        self.folder = state.folder if state else tempfile.mkdtemp(prefix="dm-", dir="/tmp")
+        self.state = os.path.join(self.folder, "state")
+        self.socket = os.path.join(self.folder, "d.sock")
+        self.log_path = os.path.join(self.folder, "log")
+        self.owner = state is None
+        self.process = None
+        for name in IMAGES:
+            open(os.path.join(self.folder, name + ".ext4"), "a").close()
+        open(os.path.join(self.folder, "kernel"), "a").close()
+        with open(os.path.join(self.folder, "keys"), "w") as f:
+            f.write(f"# keys\n\n{KEY}\nanother-key\n")
+        self.options = ["--state", self.state, "--kernel", f"{self.folder}/kernel", "--images", self.folder,
+                        "--vmm", f"{HERE}/fake-vmm", "--exit-grace", "1"]
+        self.options += listen if listen is not None else [
+            "--listen", f"unix:{self.socket}", "--listen", "tcp:127.0.0.1:0", "--api-key-file", f"{self.folder}/keys"]
+        self.options += options
+        if start:
+            self.start()
+
+    def start(self):
+        with open(self.log_path, "a") as log:
+            begin = log.tell()
+            self.process = subprocess.Popen([DAEMON, *self.options], stderr=log, stdin=subprocess.DEVNULL, cwd=TOP,
+                                            env={**os.environ, "FAKE_VMM_AGENT": AGENT})
+        wait_for("dormoused to be ready", lambda: "ready" in self.log()[begin:] or self.process.poll() is not None)
+        assert self.process.poll() is None, f"dormoused ended: {self.log()[begin:]}"
+        self.port = next((int(line.rsplit(":", 1)[1]) for line in self.log()[begin:].splitlines()
+                          if "listening on tcp:" in line), None)
+
+    def log(self):
+        with open(self.log_path, errors="replace") as f:
+            return f.read()
+
+    def kill(self, signo=signal.SIGKILL):
+        self.process.send_signal(signo)
+        return self.process.wait(timeout=30)
+
+    def close(self):
+        if self.process and self.process.poll() is None:
+            assert self.kill(signal.SIGTERM) == 0, self.log()[-2000:]
+        if self.owner:
+            for pid, _ in self.vmms():
+                os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind and kind is not Skip:
+            print("# " + "\n# ".join(self.log().splitlines()[-25:]))
+        self.close()
+
+    # --- HTTP -----------------------------------------------------------------------------------
+    def connect(self, tcp=False):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120) if tcp else UnixConnection(self.socket)
+
+    def request(self, method, path, body=None, headers={}, connection=None, tcp=False, **more):
+        c = connection or self.connect(tcp)
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+        c.request(method, path, body, headers, **more)
+        r = c.getresponse()
+        answer = Answer(r, r.read())
+        if not connection:
+            c.close()
+        return answer
+
+    def raw(self, data, until=None):
+        """Send bytes to the TCP port and read what comes, to the end or to some text."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as s:
+            s.sendall(data)
+            got = b""
+            while not (until and until in got):
+                try:
+                    part = s.recv(65536)
+                except ConnectionResetError:
+                    break
+                if not part:
+                    break
+                got += part
+            return got
+
+    # --- sandboxes ---------------------------------------------------------------------------------
+    def create(self, **fields):
+        return Sandbox(self, self.request("POST", "/api/sandboxes", fields).expect(201).json()["sandboxID"])
+
+    def folders(self):
+        return sorted(os.listdir(os.path.join(self.state, "sandboxes")))
+
+    def vmms(self):
+        """(pid, sandbox id) of every VMM process on this state directory."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    arguments = f.read().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            for a in arguments:
+                if a.startswith(self.state + "/sandboxes/") and a.endswith("/vmm.sock"):
+                    found.append((int(pid), a.split("/")[-2]))
+        return found
+
+    def assert_nothing_left(self):
+        assert self.folders() == [], self.folders()
+        wait_for("the VMM processes to end", lambda: not self.vmms())
+        assert self.request("GET", "/workers").json()[0]["current"] == 0
+
+
+class Sandbox:
+    def __init__(self, server, id):
+        self.server, self.id, self.url = server, id, f"/api/sandboxes/{id}"
+        self.folder = os.path.join(server.state, "sandboxes", id)
+        self.home = os.path.join(self.folder, "home")
+
+    def request(self, method, path="", body=None, **more):
+        return self.server.request(method, self.url + path, body, **more)
+
+    def run(self, cmd, route="run", **fields):
+        return self.request("POST", "/exec/" + route, {"cmd": cmd, **fields}).expect(200).json()
+
+    def start(self, cmd, **fields):
+        return self.request("POST", "/exec/run-async?hold=0", {"cmd": cmd, **fields}).expect(202).json()["execId"]
+
+    def result(self, exec_id, query=""):
+        return self.request("GET", f"/exec/{exec_id}/result{query}").expect(200).json()
+
+    def info(self):
+        return self.request("GET").expect(200).json()
+
+    def control(self, op, **fields):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(os.path.join(self.folder, "vmm.sock"))
+            s.sendall((json.dumps({"id": 1, "op": op, **fields}) + "\n").encode())
+            for line in s.makefile():
+                answer = json.loads(line)
+                if answer.get("id") == 1:
+                    return answer
+
+    def event(self, **line):
+        self.control("fake-event", line=line)
+
+    def pid(self):
+        return next(pid for pid, id in self.server.vmms() if id == self.id)
+
+    def wait_status(self, status):
+        wait_for(f"status {status}", lambda: self.info()["status"] == status)
+        return self.info()
