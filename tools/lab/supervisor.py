@@ -27,6 +27,7 @@ import sys
 import time
 
 import labwire as wire
+from forward import Forwarder
 
 CONSOLE_MAX_BYTES = 16 << 20
 CONSOLE_TAIL_LINES = 25
@@ -77,11 +78,10 @@ def kernel_command_line(options):
     return " ".join(words)
 
 
-def qemu_argv(options, directory, port_fd, share_count):
+def qemu_argv(options, directory, port_fd, share_count, forwarders):
     mem = f"{options['mem_mb']}M"
     net = "user,id=net,ipv6=off" + ("" if options["net"] else ",restrict=on")
-    for host_port, lab_port in options["forward"]:
-        net += f",hostfwd=tcp:127.0.0.1:{host_port}-10.0.2.15:{lab_port}"
+    net += "".join(forwarder.qemu_option() for forwarder in forwarders)
     argv = ["qemu-system-x86_64", "-name", f"dormouse-lab-{options['name']}", "-nodefaults", "-no-user-config"]
     argv += ["-machine", "q35,memory-backend=ram,hpet=off", "-accel", "tcg,thread=multi,tb-size=1024"]
     argv += ["-cpu", "max,-la57", "-smp", str(options["cpus"]), "-m", mem]
@@ -104,8 +104,9 @@ def qemu_argv(options, directory, port_fd, share_count):
 class Machine:
     """One run of QEMU with its virtiofsds."""
 
-    def __init__(self, options, directory, on_frame, on_end):
+    def __init__(self, options, directory, forwarders, on_frame, on_end):
         self.options = options
+        self.forwarders = forwarders
         self.directory = directory
         self.on_frame = on_frame  # (channel, kind, payload)
         self.on_end = on_end  # (reason), once
@@ -137,7 +138,7 @@ class Machine:
                 await self._spawn(argv, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         ours, theirs = socket.socketpair()
         with theirs, open(f"{self.directory}/qemu.log", "wb") as log:
-            argv = qemu_argv(self.options, self.directory, theirs.fileno(), len(shares))
+            argv = qemu_argv(self.options, self.directory, theirs.fileno(), len(shares), self.forwarders)
             self._qemu = await self._spawn(
                 argv, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
             )
@@ -313,6 +314,7 @@ class Supervisor:
         self.directory = directory
         self.listener = listener
         self.owner_fd = owner_fd  # -1: the lab has no owner and lives until STOP
+        self.forwarders = [Forwarder(port, lab_port) for port, lab_port in options["forward"]]
         self.machine = None
         self.ready = False
         self.deaths = []  # reasons, for status
@@ -337,7 +339,13 @@ class Supervisor:
             except ProcessLookupError:
                 self._stopping.set()
         server = await asyncio.start_unix_server(self._accept, sock=self.listener)
-        await self._start_machine()
+        try:
+            for forwarder in self.forwarders:
+                await forwarder.start()
+        except OSError as e:
+            self._give_up(str(e))
+        else:
+            await self._start_machine()
         await self._stopping.wait()
         server.close()
         if self.machine:
@@ -358,7 +366,9 @@ class Supervisor:
         try:
             if not (self.options["keep_disk"] and os.path.exists(disk)):
                 make_scratch_disk(disk)
-            self.machine = Machine(self.options, self.directory, self._frame, self._machine_ended)
+            self.machine = Machine(
+                self.options, self.directory, self.forwarders, self._frame, self._machine_ended
+            )
             await self.machine.start()
         except (OSError, subprocess.CalledProcessError) as e:
             self._give_up(str(e))
