@@ -14,7 +14,16 @@ const HANG_MS = 240_000;
 
 /** A test whose name starts with the sections of the wire contract it holds. */
 export function check(name, body) {
-	test(name, { timeout: HANG_MS }, body);
+	test(name, { timeout: HANG_MS }, async (t) => {
+		try {
+			await body(t);
+		} catch (error) {
+			// fetch() hides in its cause what happened to the connection, and TAP has no place for it.
+			if (error.cause)
+				error.message += `: ${error.cause.code ?? ''} ${error.cause.message}`;
+			throw error;
+		}
+	});
 }
 
 // --- sandboxes ---------------------------------------------------------------
