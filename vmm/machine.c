@@ -72,10 +72,11 @@ static int open_disks(struct vm *vm, struct err *e)
 		    .size_bytes = d->size_mib << 20,
 		    .loop = &vm->loop,
 		};
+		/* Its messages name the file, which may be the overlay's. */
 		int rc = disk_overlay_open(&vm->disks[i], &c, e);
 
 		if (rc)
-			return err_wrap(e, rc, "disk %s", d->path);
+			return rc;
 	}
 	return 0;
 }

@@ -262,7 +262,7 @@ static void bad_configurations(void)
 	expect_refusal(&m, json_pack("{si}", "cpus", 5), -EINVAL, "cpus");
 	expect_refusal(&m, json_pack("{sb}", "fast", 1), -EINVAL, "\"fast\"");
 	expect_refusal(&m, json_pack("{s[{ss}]}", "disks", "path", "/nonexistent"), -ENOENT,
-		       "/nonexistent");
+		       "configure: disk /nonexistent: No such file or directory");
 	expect_refusal(&m, json_pack("{s[{ss}]}", "disks", "path", odd), -EINVAL, "odd");
 	expect_refusal(&m, json_pack("{s[{ssss}]}", "disks", "path", disk, "overlay", torn),
 		       -EINVAL, "torn");
