@@ -4,7 +4,7 @@
 Each runs in a process of its own, where KVM is: in the lab, or directly. Exit code 0: passed.
 """
 
-import filecmp
+import hashlib
 import json
 import os
 import subprocess
@@ -107,8 +107,9 @@ def builds_with_four_cpus():
     with Vmm() as vm:
         vm.boot(image="base.ext4", memory_mib=1024, cpus=4)
         assert vm.sh(script).split() == ["36", "4"]
-        used = vm.control.call("metrics")["metrics"]["vcpu_time_us"]
-        assert len(used) == 4 and all(t > 0 for t in used), used
+        # cpuN user nice system ...: each CPU has run programs.
+        busy = [line.split() for line in vm.sh("grep '^cpu[0-9]' /proc/stat").splitlines()]
+        assert len(busy) == 4 and all(int(cpu[1]) > 0 for cpu in busy), busy
 
 
 @case("exits to user space from start to agent ready are within the promise")
@@ -290,14 +291,31 @@ def damaged_overlay_is_refused():
                 byte = f.read(1)
                 f.seek(where)
                 f.write(bytes([byte[0] ^ 0xFF]))
-            subprocess.run(["cp", "--sparse=always", vm.path(name), vm.path("before")], check=True)
+            before = digest(vm.path(name))
             vm.spawn()
             assert damage_is_reported(vm, name), f"damage of the {name} went unnoticed"
             vm.kill()
             vm.process = None
-            assert filecmp.cmp(vm.path(name), vm.path("before"), shallow=False)
+            assert digest(vm.path(name)) == before
         vm.boot()
         assert vm.sh("cat /root/data").strip() == "data"
+
+
+def digest(path):
+    """Hash of a sparse file's data, and where it is: reading the holes as well would take minutes in the lab."""
+    hashed = hashlib.sha256()
+    with open(path, "rb") as f:
+        end = os.fstat(f.fileno()).st_size
+        hole = 0
+        while hole < end:
+            try:
+                start = os.lseek(f.fileno(), hole, os.SEEK_DATA)
+            except OSError:  # ENXIO: a hole to the end
+                break
+            hole = os.lseek(f.fileno(), start, os.SEEK_HOLE)
+            hashed.update(f"{start} {hole}".encode())
+            hashed.update(os.pread(f.fileno(), hole - start, start))
+    return hashed.hexdigest()
 
 
 def damage_is_reported(vm, name):
