@@ -4,6 +4,7 @@
 Each runs in a process of its own, where KVM is: in the lab, or directly. Exit code 0: passed.
 """
 
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from vmm import BUILD, HANG_S, TOP, Control, Ended, Vmm, VmmError, artifact  # noqa: E402
+from vmm import BUILD, COMMAND_S, HANG_S, TOP, Control, Ended, Vmm, VmmError, artifact  # noqa: E402
 
 CASES = {}
 
@@ -302,7 +303,7 @@ def damaged_overlay_is_refused():
 
 
 def digest(path):
-    """Hash of a sparse file's data, and where it is: reading the holes as well would take minutes in the lab."""
+    """Hash of the blocks of a sparse file that are not zero. Reading its holes would take minutes in the lab."""
     hashed = hashlib.sha256()
     with open(path, "rb") as f:
         end = os.fstat(f.fileno()).st_size
@@ -313,8 +314,10 @@ def digest(path):
             except OSError:  # ENXIO: a hole to the end
                 break
             hole = os.lseek(f.fileno(), start, os.SEEK_HOLE)
-            hashed.update(f"{start} {hole}".encode())
-            hashed.update(os.pread(f.fileno(), hole - start, start))
+            for offset in range(start, hole, 4096):
+                block = os.pread(f.fileno(), 4096, offset)
+                if any(block):
+                    hashed.update(f"{offset} ".encode() + block)
     return hashed.hexdigest()
 
 
@@ -388,6 +391,8 @@ class Server:
 
     def start(self):
         argv = [os.path.join(BUILD, "dormoused"), "--listen", f"unix:{self.socket}", "--state", self.vm.path("state")]
+        # The lab boots them one after the other, in effect.
+        argv += ["--boot-timeout", str(COMMAND_S), "--stop-sandboxes-on-exit"]
         with open(self.vm.path("vmm.log"), "ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until("the server answers", self.answers)
@@ -400,7 +405,7 @@ class Server:
         argv = ["curl", "-sS", "--fail-with-body", "--unix-socket", self.socket, "-X", method, f"http://localhost{path}"]
         if body is not None:
             argv += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=HANG_S * 4, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_S, check=False)
         assert not check or done.returncode == 0, f"{method} {path}: {done.stdout} {done.stderr}"
         return json.loads(done.stdout) if check and done.stdout else done
 
@@ -413,6 +418,29 @@ class Server:
             self.process.terminate()
             self.process.wait(HANG_S)
         self.vm.__exit__(kind, value, traceback_)
+
+
+def run_in(server, sandbox, command):
+    body = {"cmd": "sh", "args": ["-c", command], "timeout": COMMAND_S}
+    return server.curl("POST", f"/api/sandboxes/{sandbox}/exec/run", body)
+
+
+@case("20 sandboxes at once answer, each as itself")
+def twenty_sandboxes():
+    def live(n):
+        spec = {"templateID": "mini", "memoryMB": 256, "cpuCount": 1, "timeout": 0, "metadata": {"n": str(n)}}
+        sandbox = server.curl("POST", "/api/sandboxes", spec)["sandboxID"]
+        run_in(server, sandbox, f"echo {n} >/tmp/n")
+        return n, sandbox
+
+    with Server() as server, concurrent.futures.ThreadPoolExecutor(20) as pool:
+        sandboxes = list(pool.map(live, range(20)))
+        assert len({sandbox for _, sandbox in sandboxes}) == 20
+        answers = list(pool.map(lambda s: run_in(server, s[1], "cat /tmp/n"), sandboxes))
+        assert [int(a["stdout"]) for a in answers] == list(range(20)), answers
+        assert len(server.curl("GET", "/api/sandboxes")) == 20
+        list(pool.map(lambda s: server.curl("DELETE", f"/api/sandboxes/{s[1]}"), sandboxes))
+        assert server.curl("GET", "/api/sandboxes") == []
 
 
 def main():

@@ -14,6 +14,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.join(TOP, "build")
 # The lab is slow, and its host may be busy. Nothing is timed by this: it ends what would hang for ever.
 HANG_S = 240
+COMMAND_S = 600  # a whole command in the guest
 
 
 class VmmError(Exception):
@@ -151,7 +152,7 @@ class Vmm:
         """Run vm-guest, for instance guest("exec", "uname", "-a"); returns its stdout."""
         program = os.path.join(BUILD, "test/vm-guest")
         done = subprocess.run(
-            [program, self.path("vsock.sock"), *argv], capture_output=True, text=True, timeout=HANG_S * 4, check=False
+            [program, self.path("vsock.sock"), *argv], capture_output=True, text=True, timeout=COMMAND_S, check=False
         )
         if check and done.returncode != 0:
             raise AssertionError(f"{argv}: exit code {done.returncode}: {done.stderr.strip()[-500:]}")
