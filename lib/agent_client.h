@@ -155,11 +155,12 @@ int agent_exec_start(struct agent_conn *c, const struct agent_exec_spec *s, stru
  * @stdout_offset:	First byte that the caller lacks; likewise @stderr_offset
  * @manual_ack:		As in struct agent_exec_spec
  *
- * The events go on exactly there. AGENT_STARTED tells from which offset on stdin is
- * to be sent again. agent_exec_next() returns -ESRCH if the guest does not know the
- * session (never started, or ended and forgotten after 10 minutes), -ERANGE if
- * bytes from the offset on are gone because they were acknowledged. If another
- * connection has the session, it is taken from it (that one gets -ESTALE).
+ * The events go on exactly there, and the bytes below are acknowledged by that: with
+ * @manual_ack, too, they can never be asked for again. AGENT_STARTED tells from which
+ * offset on stdin is to be sent again, and its EOF. agent_exec_next() returns -ESRCH if
+ * the guest does not know the session (never started, or ended and forgotten after 10
+ * minutes), -ERANGE if bytes from the offset on are gone because they were acknowledged.
+ * If another connection has the session, it is taken from it (that one gets -ESTALE).
  */
 int agent_exec_attach(struct agent_conn *c, uint64_t session, uint64_t stdout_offset,
 		      uint64_t stderr_offset, bool manual_ack, struct err *e);

@@ -127,7 +127,7 @@ enum proto_tag {
 	PROTO_TAG_TIMEOUT_MS = 0x16, /* u32, 0: none */
 	PROTO_TAG_EXEC_FLAGS = 0x17, /* u32, PROTO_EXEC_* */
 
-	/* ATTACH: session, and the first offsets the client lacks */
+	/* ATTACH: session, and the first offsets the client lacks: acknowledges those below */
 	PROTO_TAG_STDOUT_OFFSET = 0x20, /* u64; in EXIT: total length */
 	PROTO_TAG_STDERR_OFFSET = 0x21, /* u64; in EXIT: total length */
 	PROTO_TAG_STDIN_OFFSET =

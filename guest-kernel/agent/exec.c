@@ -259,6 +259,13 @@ void attach_serve(struct agent *a, struct peer *p, uint64_t id, const struct req
 		/* Nobody drives it now: this thread goes on, as after a lost connection. */
 		p->lost = true;
 		shutdown(p->fd, SHUT_RDWR);
+	} else {
+		/*
+		 * The client has what is below. Its acknowledgements of that may have been
+		 * lost with the last connection: if they had left the ring full, each side
+		 * would wait for the other.
+		 */
+		session_ack(s, sent);
 	}
 	serve_session(a, p, id, s, sent);
 }

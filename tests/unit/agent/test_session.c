@@ -11,7 +11,7 @@
 #include "lib/fd.h"
 #include "tests/unit/agent/fixture.h"
 
-TestSuite(session, .init = agent_start, .fini = agent_stop, .timeout = 60);
+TestSuite(session, .init = agent_start, .fini = agent_stop, .timeout = 300);
 
 /* Read events up to @n bytes of stdout, which are checked; false at the end of the session. */
 static bool read_some(struct agent_conn *c, uint64_t *got, size_t n, struct agent_exit *end)
@@ -79,6 +79,32 @@ Test(session, output_goes_on_byte_for_byte_after_each_loss_of_the_connection)
 	agent_close(c);
 }
 
+/* An acknowledgement on its way when the connection breaks is lost: to attach has to stand for it.
+ */
+Test(session, output_goes_on_though_the_last_acknowledgements_were_lost)
+{
+	enum { LEN = 1 << 20 };
+	const char *argv[] = {"cat", "../data", NULL};
+	struct agent_exec_spec spec = {.argv = argv, .session = new_session(), .manual_ack = true};
+	struct agent_conn *c = dial();
+	struct agent_exit end = {0};
+	uint64_t got = 0;
+
+	make_data(LEN);
+	ok(agent_exec_start(c, &spec, &fixture_err));
+	/* The whole window has come, and the agent has heard nothing of it. */
+	cr_assert(read_some(c, &got, PROTO_WINDOW, &end));
+	cr_assert_eq(got, PROTO_WINDOW);
+	agent_close(c);
+	/* So too where the client acknowledges by itself, once it has received enough. */
+	c = dial();
+	ok(agent_exec_attach(c, spec.session, got, 0, false, &fixture_err));
+	cr_expect_not(read_some(c, &got, LEN, &end));
+	cr_expect_eq(got, LEN);
+	cr_expect_eq(end.stdout_len, LEN);
+	agent_close(c);
+}
+
 Test(session, stdin_goes_on_where_the_agent_says)
 {
 	enum { LEN = 3000000 };
@@ -137,6 +163,9 @@ Test(session, the_end_is_kept_for_a_client_that_was_away)
 	struct agent_event ev;
 
 	ok(agent_exec_start(c, &spec, &fixture_err));
+	/* Before that the other connection could come first, to no session. */
+	ok(agent_exec_next(c, -1, &ev, &fixture_err));
+	cr_assert_eq(ev.type, AGENT_STARTED);
 	cr_assert_eq(agent_exec_stdin(c, "so\n", 3, &fixture_err), 3);
 	agent_close(c);
 	/* Whether it has ended by now or not makes no difference. */
