@@ -123,14 +123,14 @@ static bool talk(struct drive *d)
 	    clock_mono_ns() < d->hold_until_ns)
 		return false;
 	d->hold_until_ns = 0;
+	/* What was queued before may hide that there is more to say: an end is only where
+	 * nothing is left to be produced. */
 	do {
-		if (!d->p->out.len)
-			produce(d);
 		if (d->p->lost || peer_flush_some(d->p))
 			return false;
-	} while (session_next_output(s, d->sent, &(unsigned int){0}) ||
-		 (s->finished && !d->exit_sent));
-	return d->exit_sent;
+		produce(d);
+	} while (d->p->out.len);
+	return d->exit_sent && !d->p->lost;
 }
 
 /* ---- from the client ---- */
@@ -336,10 +336,7 @@ static bool next_time(const struct drive *d, struct timespec *ts)
 static void handle(struct drive *d, struct pollfd *pfd)
 {
 	struct session *s = d->s;
-	uint64_t count;
 
-	if (pfd[SLOT_WAKE].revents && read(d->p->wake_fd, &count, sizeof(count)) < 0)
-		return;
 	if (pfd[SLOT_CONN].revents & ~POLLOUT && !peer_receive(d->p))
 		take_frames(d);
 	for (unsigned int i = 0; i < 2; i++) {
@@ -352,6 +349,18 @@ static void handle(struct drive *d, struct pollfd *pfd)
 		on_exit_of(s);
 	if (pfd[SLOT_IN].revents && s->in_fd >= 0)
 		feed_stdin(s);
+}
+
+/*
+ * The counter is emptied before the look, not after it: it may be left from an
+ * earlier session of this connection, and emptied after the look it could take
+ * along the wake-up of somebody who has come in between.
+ */
+static bool is_taken(struct drive *d)
+{
+	uint64_t count;
+
+	return read(d->p->wake_fd, &count, sizeof(count)) > 0 && sessions_wanted(d->t, d->s);
 }
 
 enum drive_end session_drive(struct sessions *t, struct session *s, struct peer *p, uint64_t id,
@@ -380,7 +389,7 @@ enum drive_end session_drive(struct sessions *t, struct session *s, struct peer 
 		fill_poll(&d, pfd);
 		if (ppoll(pfd, SLOTS, next_time(&d, &ts) ? &ts : NULL, NULL) < 0)
 			continue;
-		if (pfd[SLOT_WAKE].revents && sessions_wanted(t, s))
+		if (pfd[SLOT_WAKE].revents && is_taken(&d))
 			return DRIVE_TAKEN;
 		handle(&d, pfd);
 	}

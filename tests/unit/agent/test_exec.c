@@ -359,6 +359,52 @@ Test(exec, stdin_of_any_length_flows_through_a_process_without_a_deadlock)
 	agent_close(c);
 }
 
+/* Fill the window of a process that has written @len bytes and 32768, and only then read them. */
+static void read_late(struct agent_conn *c, const char *len)
+{
+	const char *argv[] = {"sh", "-c",
+			      "head -c $0 /dev/zero; dd if=/dev/zero bs=32768 count=1 2>/dev/null; "
+			      "echo written >../fifo; head -c 262144 >/dev/null; "
+			      "echo read >../fifo; cat >/dev/null",
+			      len, NULL};
+	struct agent_exec_spec spec = {
+	    .argv = argv, .session = new_session(), .flags = PROTO_EXEC_STDIN, .manual_ack = true};
+	static uint8_t zeros[PROTO_WINDOW];
+	struct agent_event ev;
+	char *said;
+
+	ok(agent_exec_start(c, &spec, &fixture_err));
+	ok(fd_read_file(AT_FDCWD, in_scratch("fifo"), 16, &said, NULL));
+	cr_expect_str_eq(said, "written\n");
+	free(said);
+	cr_assert_eq(agent_exec_stdin(c, zeros, PROTO_WINDOW, &fixture_err), PROTO_WINDOW);
+	ok(fd_read_file(AT_FDCWD, in_scratch("fifo"), 16, &said, NULL));
+	cr_expect_str_eq(said, "read\n");
+	free(said);
+	while (!agent_exec_stdin(c, zeros, 1, &fixture_err))
+		ok(agent_exec_next(c, -1, &ev, &fixture_err));
+	ok(agent_exec_stdin_eof(c, &fixture_err));
+	do
+		ok(agent_exec_next(c, -1, &ev, &fixture_err));
+	while (ev.type != AGENT_EXIT);
+	cr_expect_eq(ev.exit.stdout_len, strtoull(len, NULL, 10) + 32768);
+}
+
+Test(exec, a_client_that_was_slow_to_read_is_still_told_of_room_for_stdin)
+{
+	struct agent_conn *c = dial();
+
+	cr_assert_eq(mkfifo(in_scratch("fifo"), 0600), 0);
+	/* With one of these lengths the last output is what the socket has no room for. */
+	for (unsigned int len = 1; len < PROTO_WINDOW - 32768; len += 8192) {
+		char number[16];
+
+		snprintf(number, sizeof(number), "%u", len);
+		read_late(c, number);
+	}
+	agent_close(c);
+}
+
 Test(exec, a_process_that_does_not_read_its_stdin_does_not_stop_the_client)
 {
 	const char *argv[] = {"sh", "-c", "exec <&-; echo closed; read x <../fifo; exit 5", NULL};
