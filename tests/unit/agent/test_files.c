@@ -12,7 +12,7 @@
 #include "lib/fd.h"
 #include "tests/unit/agent/fixture.h"
 
-TestSuite(files, .init = agent_start, .fini = agent_stop, .timeout = 120);
+TestSuite(files, .init = agent_start, .fini = agent_stop, .timeout = 300);
 
 static void put(struct agent_conn *c, const char *path, const char *text)
 {
