@@ -169,13 +169,15 @@ Test(exec, a_daemon_with_its_own_output_leaves_the_answer_whole)
 {
 	struct agent_conn *c = dial();
 	struct agent_output o;
+	int child;
 
 	/* It ends when the daemon has let go of the pipes, which else would be a matter of time. */
 	cr_assert_eq(mkfifo(in_scratch("fifo"), 0600), 0);
 	o = sh(c, "setsid sh -c 'echo >../fifo; exec sleep 1000' </dev/null >/dev/null 2>&1 & "
 		  "echo $!; read x <../fifo; exit 0");
 	cr_expect_not(o.exit.held_open);
-	kill(atoi(o.out), SIGKILL);
+	cr_assert_eq(sscanf(o.out, "%d\n", &child), 1);
+	kill(child, SIGKILL);
 	output_free(&o);
 	agent_close(c);
 }

@@ -172,7 +172,12 @@ Test(session, the_end_is_kept_for_a_client_that_was_away)
 	c = dial();
 	ok(agent_exec_attach(c, spec.session, 0, 0, false, &fixture_err));
 	ok(agent_exec_next(c, -1, &ev, &fixture_err));
-	cr_expect_eq(ev.type, AGENT_STARTED);
+	cr_assert_eq(ev.type, AGENT_STARTED);
+	/* What the first connection still held when this one took the session is lost. */
+	cr_assert_leq(ev.stdin_offset, 3);
+	cr_assert_eq(
+	    agent_exec_stdin(c, "so\n" + ev.stdin_offset, 3 - ev.stdin_offset, &fixture_err),
+	    3 - ev.stdin_offset);
 	ok(agent_exec_next(c, -1, &ev, &fixture_err));
 	cr_assert_eq(ev.type, AGENT_STDOUT);
 	cr_expect_arr_eq(ev.data, "said so\n", 8);
@@ -222,7 +227,7 @@ Test(session, a_second_connection_takes_the_session_from_the_first)
 
 Test(session, what_was_acknowledged_cannot_be_asked_for_again)
 {
-	const char *argv[] = {"sh", "-c", "echo 12345678; read x", NULL};
+	const char *argv[] = {"sh", "-c", "echo 12345678; read x; echo 9; read x", NULL};
 	struct agent_exec_spec spec = {
 	    .argv = argv, .session = new_session(), .flags = PROTO_EXEC_STDIN, .manual_ack = true};
 	struct agent_conn *c = dial();
@@ -234,6 +239,11 @@ Test(session, what_was_acknowledged_cannot_be_asked_for_again)
 	while (ev.type != AGENT_STDOUT);
 	ok(agent_exec_ack(c, 5, 0, &fixture_err));
 	cr_expect_eq(agent_exec_ack(c, 10, 0, &fixture_err), -EINVAL);
+	/* The answer to what was sent after it: the acknowledgement has arrived. */
+	cr_assert_eq(agent_exec_stdin(c, "\n", 1, &fixture_err), 1);
+	do
+		ok(agent_exec_next(c, -1, &ev, &fixture_err));
+	while (ev.type != AGENT_STDOUT);
 	agent_close(c);
 	c = dial();
 	ok(agent_exec_attach(c, spec.session, 4, 0, true, &fixture_err));
@@ -241,9 +251,11 @@ Test(session, what_was_acknowledged_cannot_be_asked_for_again)
 	agent_close(c);
 	c = dial();
 	ok(agent_exec_attach(c, spec.session, 5, 0, true, &fixture_err));
-	ok(agent_exec_next(c, -1, &ev, &fixture_err));
-	ok(agent_exec_next(c, -1, &ev, &fixture_err));
-	cr_assert_eq(ev.type, AGENT_STDOUT);
+	do
+		ok(agent_exec_next(c, -1, &ev, &fixture_err));
+	while (ev.type != AGENT_STDOUT);
+	cr_expect_eq(ev.offset, 5);
+	cr_assert_geq(ev.len, 4);
 	cr_expect_arr_eq(ev.data, "678\n", 4);
 	agent_close(c);
 }
