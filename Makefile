@@ -30,7 +30,7 @@ src_server   := $(filter-out server/main.c,$(wildcard server/*.c server/*/*.c))
 src_agent    := $(filter-out guest-kernel/agent/main.c,$(wildcard guest-kernel/agent/*.c))
 src_cli      := $(filter-out tools/cli/main.c,$(wildcard tools/cli/*.c tools/doctor/*.c))
 # The part of lib/ that goes into the guest: no JSON, no library but libc.
-src_guestlib := $(filter-out $(wildcard lib/json*.c lib/vmm_client.c),$(src_lib))
+src_guestlib := $(filter-out $(wildcard lib/json*.c lib/vmm_client.c lib/state.c),$(src_lib))
 
 folders := lib devices snapshot vmm server agent cli
 
@@ -108,7 +108,7 @@ needs_vmm      := vmm snapshot devices lib
 needs_server   := server lib
 needs_agent    := agent lib
 needs_cli      := cli lib
-ulibs_lib      := $(libs_json)
+ulibs_lib      := $(libs_json) -lz
 ulibs_devices  := $(libs_vmm)
 ulibs_snapshot := $(libs_vmm)
 ulibs_vmm      := $(libs_vmm)
@@ -129,7 +129,7 @@ unit: $(UNIT)
 # --- fuzz targets: tests/fuzz/<folder>_<what>.c, corpus in tests/fuzz/corpus/<folder>_<what> ---
 FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/*.c))
 $(B)/fuzz/lib_%:      $(B)/fuzz/tests/fuzz/lib_%.o      $(call arch,fuzz,lib)
-	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_json) -lpthread
+	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_json) -lz -lpthread
 $(B)/fuzz/devices_%:  $(B)/fuzz/tests/fuzz/devices_%.o  $(call arch,fuzz,devices lib)
 	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_vmm)
 $(B)/fuzz/snapshot_%: $(B)/fuzz/tests/fuzz/snapshot_%.o $(call arch,fuzz,snapshot devices lib)
