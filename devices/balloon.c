@@ -152,6 +152,17 @@ uint32_t device_balloon_actual(const struct device *d)
 	return actual;
 }
 
+static void balloon_state(struct device *d, struct state_io *io)
+{
+	struct balloon_config config;
+
+	device_config_get(d, 0, &config, sizeof(config));
+	state_u32(io, &config.num_pages);
+	state_u32(io, &config.actual);
+	if (state_ok(io))
+		device_config_init(d, &config, sizeof(config));
+}
+
 static void balloon_fini(struct device *d)
 {
 	(void)d;
@@ -165,5 +176,7 @@ const struct device_ops balloon_ops = {
     .init = balloon_init,
     .reset = balloon_reset,
     .queue_notify = balloon_notify,
+    .state = balloon_state,
+    .state_version = 1,
     .fini = balloon_fini,
 };

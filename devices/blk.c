@@ -346,8 +346,8 @@ static int blk_init(struct device *d, const struct device_config *c, struct err 
 	return 0;
 }
 
-/* Requests in flight reach into guest memory: they end before the reset does. */
-static void blk_reset(struct device *d)
+/* Requests in flight reach into guest memory. */
+static void blk_quiesce(struct device *d)
 {
 	struct blk *b = d->priv;
 
@@ -355,11 +355,66 @@ static void blk_reset(struct device *d)
 		b->disk->ops->drain(b->disk);
 }
 
+static void set_capacity(struct device *d, uint64_t sectors)
+{
+	struct blk_config config;
+
+	device_config_get(d, 0, &config, sizeof(config));
+	config.capacity = sectors;
+	device_config_init(d, &config, sizeof(config));
+}
+
+static void blk_reset(struct device *d)
+{
+	struct blk *b = d->priv;
+
+	blk_quiesce(d);
+	set_capacity(d, b->disk->size_bytes / SECTOR);
+}
+
+static uint64_t shown_capacity(struct device *d)
+{
+	struct blk_config config;
+
+	device_config_get(d, 0, &config, sizeof(config));
+	return config.capacity;
+}
+
+/* A disk may have grown since, as disks do in forks: the driver hears of it afterwards. */
+static void blk_state(struct device *d, struct state_io *io)
+{
+	struct blk *b = d->priv;
+	uint64_t capacity = shown_capacity(d), sectors = b->disk->size_bytes / SECTOR;
+	uint32_t heads = b->in_flight;
+
+	state_expect(io, b->read_only, "disk is read-only");
+	state_u64(io, &capacity);
+	/* Quiesce has waited for all. A later version may save them to be submitted again. */
+	state_count(io, &heads, 0, "requests in flight");
+	if (!state_ok(io) || !state_restoring(io))
+		return;
+	if (capacity > sectors)
+		state_fail(io, -EINVAL, "a disk of %llu sectors, which has %llu here",
+			   (unsigned long long)capacity, (unsigned long long)sectors);
+	else
+		set_capacity(d, capacity);
+}
+
+static void blk_post_restore(struct device *d)
+{
+	struct blk *b = d->priv;
+	uint64_t sectors = b->disk->size_bytes / SECTOR;
+
+	if (shown_capacity(d) != sectors)
+		device_config_update(d, offsetof(struct blk_config, capacity), &sectors,
+				     sizeof(sectors));
+}
+
 static void blk_fini(struct device *d)
 {
 	if (!d->priv)
 		return;
-	blk_reset(d);
+	blk_quiesce(d);
 	((struct blk *)d->priv)->disk->batch = NULL;
 	free(d->priv);
 	d->priv = NULL;
@@ -373,6 +428,9 @@ const struct device_ops blk_ops = {
     .init = blk_init,
     .reset = blk_reset,
     .queue_notify = blk_notify,
-    .quiesce = blk_reset,
+    .quiesce = blk_quiesce,
+    .state = blk_state,
+    .post_restore = blk_post_restore,
+    .state_version = 1,
     .fini = blk_fini,
 };

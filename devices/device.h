@@ -41,6 +41,7 @@
 #include "devices/guest_mem.h"
 #include "lib/err.h"
 #include "lib/loop.h"
+#include "lib/state.h"
 
 #define DEVICE_MMIO_BYTES  0x1000u
 #define DEVICE_MMIO_NOTIFY 0x50u /* QueueNotify */
@@ -130,6 +131,28 @@ void devices_reset(struct devices *ds);
  * before, may set devices to work again.
  */
 void devices_quiesce(struct devices *ds);
+
+/**
+ * devices_state() - Save or restore the state of all devices, without the disks' content
+ *
+ * No vCPU may run. To save, devices_quiesce() comes first, under the same lock: a device with
+ * requests in flight is refused. To restore, the devices must have been made from the same list;
+ * they are reset first, and after a failure again. What is restored is checked like a guest's
+ * input. Connections of vsock are not part of the state: see devices_post_restore().
+ *
+ * Return: 0, or the failure of @io
+ */
+int devices_state(struct devices *ds, struct state_io *io);
+
+/**
+ * devices_post_restore() - A guest is about to go on with a restored state
+ *
+ * Guest memory is what it was when the state was saved, and interrupts reach the guest. Queues and
+ * interrupts are looked at again, as notifications may have been on their way; vsock
+ * tells the guest that all connections are gone, and takes clients; a disk that has
+ * grown says so.
+ */
+void devices_post_restore(struct devices *ds);
 
 unsigned int devices_count(const struct devices *ds);
 struct device *devices_get(struct devices *ds, unsigned int index);

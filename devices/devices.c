@@ -10,6 +10,10 @@
 #include "devices/virtio.h"
 #include "lib/fd.h"
 
+#define TAG_DEVICES   STATE_TAG('D', 'E', 'V', 'S') /* how many there are */
+#define TAG_TRANSPORT STATE_TAG('V', 'I', 'R', 'T') /* registers and queues of device i */
+#define TAG_DEVICE    STATE_TAG('V', 'D', 'E', 'V') /* what else it has */
+
 struct devices {
 	unsigned int n;
 	int ack_fd;
@@ -160,6 +164,45 @@ void devices_quiesce(struct devices *ds)
 	for (unsigned int i = 0; i < ds->n; i++)
 		if (ds->dev[i].ops->quiesce)
 			ds->dev[i].ops->quiesce(&ds->dev[i]);
+}
+
+static void device_state(struct device *d, uint32_t i, struct state_io *io)
+{
+	if (state_begin(io, TAG_TRANSPORT, i, 1, STATE_MANDATORY)) {
+		virtio_mmio_state(d, io);
+		state_end(io);
+	}
+	if (d->ops->state &&
+	    state_begin(io, TAG_DEVICE, i, d->ops->state_version, STATE_MANDATORY)) {
+		d->ops->state(d, io);
+		state_end(io);
+	}
+}
+
+int devices_state(struct devices *ds, struct state_io *io)
+{
+	if (state_restoring(io))
+		devices_reset(ds);
+	if (state_begin(io, TAG_DEVICES, 0, 1, STATE_MANDATORY)) {
+		state_expect(io, ds->n, "devices");
+		state_end(io);
+	}
+	for (unsigned int i = 0; i < ds->n && state_ok(io); i++)
+		device_state(&ds->dev[i], i, io);
+	if (state_restoring(io) && !state_ok(io))
+		devices_reset(ds);
+	return io->err.code;
+}
+
+void devices_post_restore(struct devices *ds)
+{
+	for (unsigned int i = 0; i < ds->n; i++) {
+		struct device *d = &ds->dev[i];
+
+		if (d->ops->post_restore && device_active(d))
+			d->ops->post_restore(d);
+		virtio_mmio_post_restore(d);
+	}
 }
 
 unsigned int devices_count(const struct devices *ds)

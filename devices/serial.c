@@ -2,17 +2,20 @@
 /* An 8250/16550A as log console; see serial.h. Register names as in the datasheet. */
 #include "devices/serial.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 enum { THR, IER, IIR_FCR, LCR, MCR, LSR, MSR, SCR };
 
 #define IER_THRI 0x02
+#define IER_MASK 0x0f
 #define IIR_NONE 0x01
 #define IIR_THRI 0x02
 #define IIR_FIFO 0xc0
 #define LCR_DLAB 0x80
 #define MCR_OUT2 0x08
 #define MCR_LOOP 0x10
+#define MCR_MASK 0x1f
 #define LSR_IDLE 0x60 /* THRE and TEMT: always room */
 #define MSR_LINE 0xb0 /* DCD, DSR, CTS: somebody listens */
 
@@ -21,6 +24,24 @@ void serial_reset(struct serial *s)
 	s->ier = s->lcr = s->mcr = s->scr = s->dlm = 0;
 	s->dll = 1;
 	s->fifo = s->thr_empty = false;
+}
+
+void serial_state(struct serial *s, struct state_io *io)
+{
+	if (!state_begin(io, STATE_TAG('S', 'E', 'R', 'I'), 0, 1, STATE_MANDATORY))
+		return;
+	/* Any value is one that a guest can write, but for what serial_write() cuts off. */
+	state_u8(io, &s->ier);
+	state_u8(io, &s->lcr);
+	state_u8(io, &s->mcr);
+	state_u8(io, &s->scr);
+	state_u8(io, &s->dll);
+	state_u8(io, &s->dlm);
+	state_bool(io, &s->fifo);
+	state_bool(io, &s->thr_empty);
+	if (state_ok(io) && (s->ier & ~IER_MASK || s->mcr & ~MCR_MASK))
+		state_fail(io, -EINVAL, "impossible registers: IER %#x, MCR %#x", s->ier, s->mcr);
+	state_end(io);
 }
 
 static void raise_thr_empty(struct serial *s)
@@ -92,7 +113,7 @@ void serial_write(struct serial *s, unsigned int port, uint8_t value)
 			s->dlm = value;
 			break;
 		}
-		value &= 0x0f;
+		value &= IER_MASK;
 		/* The transmitter is empty: enabling its interrupt raises it at once. */
 		if (~s->ier & value & IER_THRI) {
 			s->ier = value;
@@ -107,7 +128,7 @@ void serial_write(struct serial *s, unsigned int port, uint8_t value)
 		s->lcr = value;
 		break;
 	case MCR:
-		s->mcr = value & 0x1f;
+		s->mcr = value & MCR_MASK;
 		break;
 	case SCR:
 		s->scr = value;

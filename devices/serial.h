@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "lib/state.h"
+
 #define SERIAL_PORTS 8 /* I/O ports, from the base (0x3f8) */
 
 struct serial {
@@ -30,6 +32,9 @@ struct serial {
 
 /* All registers to their power-on values; keeps sink and irq_fd. */
 void serial_reset(struct serial *s);
+
+/* Save or restore the registers. Under the device lock. */
+void serial_state(struct serial *s, struct state_io *io);
 
 /* @port: 0-7. Under the device lock. Any value is harmless. */
 uint8_t serial_read(struct serial *s, unsigned int port);

@@ -45,6 +45,14 @@ struct device_ops {
 	void (*config_written)(struct device *d, uint32_t offset, uint32_t len_bytes);
 	/* After return: no I/O in flight. May be NULL, for a device that never has any. */
 	void (*quiesce)(struct device *d);
+	/*
+	 * Save or restore, after quiesce or reset, what is not in the queues and registers of the
+	 * transport; what is restored is as suspect as what a guest says. Both may be NULL.
+	 */
+	void (*state)(struct device *d, struct state_io *io);
+	/* The guest is about to go on with a restored state, in which the device is active. */
+	void (*post_restore)(struct device *d);
+	uint16_t state_version; /* of what state() saves; it must know older ones */
 	/* Also after a failed init, with what that left. */
 	void (*fini)(struct device *d);
 };
@@ -113,5 +121,7 @@ void device_config_get(const struct device *d, uint32_t offset, void *data, uint
 /* The transport (virtio_mmio.c), for devices.c. */
 void virtio_mmio_init(struct device *d);
 void virtio_mmio_reset(struct device *d);
+void virtio_mmio_state(struct device *d, struct state_io *io);
+void virtio_mmio_post_restore(struct device *d);
 
 #endif

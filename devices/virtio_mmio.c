@@ -14,6 +14,7 @@
  * geometry of the queues is latched and checked. What a driver writes out of
  * turn is ignored; a queue that cannot work sets DEVICE_NEEDS_RESET.
  */
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -180,6 +181,109 @@ void virtio_mmio_reset(struct device *d)
 	set_status(d, 0);
 	show_features(d);
 	show_queue(d);
+}
+
+static void queue_state(struct device *d, unsigned int i, struct state_io *io)
+{
+	struct device_queue *q = &d->queues[i];
+	bool started = q->q.started;
+
+	state_bool(io, &q->ready);
+	state_u32(io, &q->geo.size);
+	state_u64(io, &q->geo.desc);
+	state_u64(io, &q->geo.avail);
+	state_u64(io, &q->geo.used);
+	state_bool(io, &started);
+	if (!state_ok(io))
+		return;
+	if ((started && (!q->ready || !(d->status & VIRTIO_STATUS_DRIVER_OK))) ||
+	    (device_active(d) && started != q->ready)) {
+		state_fail(io, -EINVAL, "queue %u is %sstarted at status %#x", i,
+			   started ? "" : "not ", d->status);
+		return;
+	}
+	if (!started)
+		return;
+	if (state_restoring(io) && virtq_start(&q->q, d->mem, &q->geo, d->ops->queue_max[i],
+					       device_has(d, VIRTIO_F_EVENT_IDX),
+					       device_has(d, VIRTIO_F_INDIRECT_DESC)) < 0) {
+		state_fail(io, -EINVAL, "the size or an address of queue %u is not allowed", i);
+		return;
+	}
+	virtq_state(&q->q, io);
+	/* Who saves has waited for all requests. A broken device never returns some. */
+	if (device_active(d) && q->q.in_flight)
+		state_fail(io, state_restoring(io) ? -EINVAL : -EBUSY,
+			   "queue %u has %u requests in flight", i, q->q.in_flight);
+}
+
+/* Is this a status that stores of a driver, and our own bit, can lead to? */
+static bool status_possible(const struct device *d)
+{
+	const uint32_t driver = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER;
+	const uint32_t all = driver | VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK |
+			     VIRTIO_STATUS_NEEDS_RESET | VIRTIO_STATUS_FAILED;
+
+	if (d->status & ~all)
+		return false;
+	if (!(d->status & VIRTIO_STATUS_FEATURES_OK))
+		return !(d->status & VIRTIO_STATUS_DRIVER_OK);
+	return (d->status & driver) == driver && device_has(d, VIRTIO_F_VERSION_1);
+}
+
+/**
+ * virtio_mmio_state() - Save or restore registers and queues
+ *
+ * To restore, the device is at power-on; after a failure it must be reset.
+ */
+void virtio_mmio_state(struct device *d, struct state_io *io)
+{
+	uint32_t int_status = reg_get(d, REG_INT_STATUS);
+
+	state_expect(io, d->ops->virtio_id, "kind of the device");
+	state_expect(io, d->ops->n_queues, "queues of the device");
+	state_u64(io, &d->driver_features);
+	state_u32(io, &d->device_sel);
+	state_u32(io, &d->driver_sel);
+	state_u32(io, &d->queue_sel);
+	state_u32(io, &d->status);
+	state_u32(io, &int_status);
+	state_u32(io, &d->config_generation);
+	if (!state_ok(io))
+		return;
+	/* Until FEATURES_OK a driver may write any. */
+	if ((d->status & VIRTIO_STATUS_FEATURES_OK) && (d->driver_features & ~d->features))
+		state_fail(io, -ENOTSUP, "the driver uses features %#llx, which are not offered",
+			   (unsigned long long)(d->driver_features & ~d->features));
+	if (!status_possible(d) || int_status & ~(VIRTIO_INT_USED | VIRTIO_INT_CONFIG))
+		state_fail(io, -EINVAL, "impossible status %#x, interrupt status %#x", d->status,
+			   int_status);
+	for (unsigned int i = 0; i < d->ops->n_queues && state_ok(io); i++)
+		queue_state(d, i, io);
+	if (!state_ok(io) || !state_restoring(io))
+		return;
+	reg_set(d, REG_INT_STATUS, int_status);
+	reg_set(d, REG_CONFIG_GENERATION, d->config_generation);
+	set_status(d, d->status);
+	show_features(d);
+	show_queue(d);
+}
+
+/**
+ * virtio_mmio_post_restore() - What was on its way when the state was saved happens again
+ *
+ * Notifications may have waited for the loop, and interrupts for a kernel thread. A driver looks
+ * at its rings at an interrupt, and we at ours: one too many does no harm.
+ */
+void virtio_mmio_post_restore(struct device *d)
+{
+	if (!(d->status & VIRTIO_STATUS_DRIVER_OK))
+		return;
+	if (reg_get(d, REG_INT_STATUS))
+		interrupt(d, 0);
+	for (unsigned int i = 0; i < d->ops->n_queues; i++)
+		if (d->queues[i].q.started)
+			device_again(d, i);
 }
 
 /* Latch the queues and go. */

@@ -230,6 +230,34 @@ bool virtq_enable_notify(struct virtq *q)
 	return idx != q->last_avail;
 }
 
+uint16_t virtq_await_more(struct virtq *q)
+{
+	uint16_t idx = q->last_avail;
+
+	if (!q->started || q->broken || guest_mem_load16(q->mem, avail_idx(q), &idx) < 0)
+		return idx;
+	if (q->event_idx)
+		guest_mem_store16(q->mem, used_avail_event(q), idx);
+	else
+		guest_mem_store16(q->mem, q->geo.used, 0);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	return idx;
+}
+
+void virtq_state(struct virtq *q, struct state_io *io)
+{
+	state_bool(io, &q->broken);
+	state_u16(io, &q->last_avail);
+	state_u16(io, &q->used_idx);
+	state_u16(io, &q->signalled_used);
+	state_u16(io, &q->in_flight);
+	/* What was taken and not returned is in flight: the rest relies on it. */
+	if (state_ok(io) &&
+	    ((uint16_t)(q->last_avail - q->used_idx) != q->in_flight || q->in_flight > q->geo.size))
+		state_fail(io, -EINVAL, "a queue with %u taken, %u returned, %u in flight",
+			   q->last_avail, q->used_idx, q->in_flight);
+}
+
 void virtq_disable_notify(struct virtq *q)
 {
 	/* With event indices a stale one suppresses by itself. */

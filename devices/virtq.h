@@ -26,6 +26,7 @@
 #include <sys/uio.h>
 
 #include "devices/guest_mem.h"
+#include "lib/state.h"
 
 #define VIRTQ_MAX_SIZE 256
 /* 126 data segments (blk seg_max), header and status. */
@@ -106,8 +107,21 @@ bool virtq_needs_interrupt(struct virtq *q);
  * Return: true if there is one already, that came in between: pop again
  */
 bool virtq_enable_notify(struct virtq *q);
+/**
+ * virtq_await_more() - Ask to be notified of buffers beyond those that are there already
+ *
+ * Return: the index of the available ring, which the next buffer changes
+ */
+uint16_t virtq_await_more(struct virtq *q);
 /* We look at the ring by ourselves for now: the driver need not notify. */
 void virtq_disable_notify(struct virtq *q);
+
+/**
+ * virtq_state() - Save or restore a queue that is started
+ *
+ * Without its geometry: to restore, virtq_start() comes first.
+ */
+void virtq_state(struct virtq *q, struct state_io *io);
 
 /* Copy from the readable part of a chain. Return: 0, or -EFAULT if it is shorter. */
 int virtq_chain_read(const struct virtq *q, const struct virtq_chain *c, uint64_t offset, void *dst,

@@ -20,6 +20,11 @@
  * A reset for a connection that does not exist has no struct to wait in. There is a
  * small array for those; when it is full, tx waits for the guest to give rx buffers.
  *
+ * Connections do not outlive a save and a restore: the guest is told by an event
+ * (5.10.6.7) that all are gone. It resets whatever is connected when it handles the event, which
+ * may be later than we think: so nothing new goes to it before it has given the event's
+ * buffer back, as drivers do after handling it.
+ *
  * Before DRIVER_OK and after a reset nobody is accepted: clients wait in the
  * listening socket's queue.
  */
@@ -226,7 +231,7 @@ void vsock_pump(struct vsock *v)
 	struct conn *c;
 	int turns = 0;
 
-	if (!device_active(v->dev) || !send_rsts(v))
+	if (!device_active(v->dev) || !send_rsts(v) || v->news != VSOCK_NEWS_NONE)
 		goto out;
 	while ((c = TAILQ_FIRST(&v->rx)) && device_active(v->dev)) {
 		bool room = true;
@@ -411,15 +416,49 @@ static void vsock_tx(struct vsock *v)
 	device_signal_used(v->dev, VSOCK_Q_TX);
 }
 
+/* --- Events ------------------------------------------------------------------------ */
+
+/* Return: false if the guest has no buffer for it yet. */
+static bool send_event(struct vsock *v, uint32_t id)
+{
+	struct virtq *q = &v->dev->queues[VSOCK_Q_EVENT].q;
+	enum virtq_status s;
+	struct virtq_chain c;
+
+	do
+		s = virtq_pop(q, &c);
+	while (s == VIRTQ_EMPTY && virtq_enable_notify(q));
+	if (s == VIRTQ_EMPTY)
+		return false;
+	/* Before the event is there to be handled: each later buffer comes after it. */
+	v->news_avail = virtq_await_more(q);
+	if (s != VIRTQ_OK || c.n_out || virtq_chain_write(q, &c, 0, &id, sizeof(id)) < 0 ||
+	    virtq_push(q, c.head, sizeof(id)) != VIRTQ_OK)
+		device_break(v->dev, "a malformed event buffer");
+	device_signal_used(v->dev, VSOCK_Q_EVENT);
+	return true;
+}
+
+static void event_turn(struct vsock *v)
+{
+	struct virtq *q = &v->dev->queues[VSOCK_Q_EVENT].q;
+
+	if (v->news == VSOCK_NEWS_PENDING && send_event(v, VSOCK_EVENT_TRANSPORT_RESET))
+		v->news = VSOCK_NEWS_SENT;
+	else if (v->news == VSOCK_NEWS_SENT && virtq_await_more(q) != v->news_avail)
+		v->news = VSOCK_NEWS_NONE;
+}
+
 /* --- The device -------------------------------------------------------------------- */
 
 static void vsock_notify(struct device *d, unsigned int queue)
 {
 	struct vsock *v = d->priv;
 
-	/* The event queue's buffers stay where they are until there is an event. */
-	if (queue == VSOCK_Q_EVENT)
+	if (queue == VSOCK_Q_EVENT && v->news == VSOCK_NEWS_NONE)
 		return;
+	if (queue == VSOCK_Q_EVENT)
+		event_turn(v);
 	if (queue == VSOCK_Q_TX)
 		vsock_tx(v);
 	vsock_pump(v);
@@ -440,6 +479,34 @@ static void vsock_reset(struct device *d)
 		conn_free(c);
 	v->n_rsts = 0;
 	v->tx_stalled = false;
+	v->news = VSOCK_NEWS_NONE;
+	v->next_port = VSOCK_FIRST_PORT;
+}
+
+/* Connections are not saved. Ports are: the guest may still use those of old connections. */
+static void vsock_state(struct device *d, struct state_io *io)
+{
+	struct vsock *v = d->priv;
+
+	state_expect(io, v->guest_cid, "context id of the guest");
+	state_u32(io, &v->next_port);
+	state_count(io, &v->n_rsts, VSOCK_MAX_RSTS, "resets");
+	for (unsigned int i = 0; i < v->n_rsts && state_ok(io); i++) {
+		state_u32(io, &v->rsts[i].host_port);
+		state_u32(io, &v->rsts[i].guest_port);
+	}
+	if (state_ok(io) && (v->next_port < VSOCK_FIRST_PORT || v->next_port == UINT32_MAX))
+		state_fail(io, -EINVAL, "host port %u", v->next_port);
+	v->tx_stalled = v->n_rsts == VSOCK_MAX_RSTS;
+}
+
+static void vsock_post_restore(struct device *d)
+{
+	struct vsock *v = d->priv;
+
+	v->news = VSOCK_NEWS_PENDING;
+	event_turn(v);
+	vsock_host_listen(v, true);
 }
 
 static int vsock_init(struct device *d, const struct device_config *c, struct err *e)
@@ -490,5 +557,8 @@ const struct device_ops vsock_ops = {
     .activate = vsock_activate,
     .reset = vsock_reset,
     .queue_notify = vsock_notify,
+    .state = vsock_state,
+    .post_restore = vsock_post_restore,
+    .state_version = 1,
     .fini = vsock_fini,
 };

@@ -10,14 +10,13 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 
-#define FIRST_PORT     (1u << 30) /* of the host's end of a client's connection */
 #define ACCEPTS_A_TURN 64
 
 static void accept_clients(struct loop_source *s, uint32_t events);
 
 int vsock_host_init(struct vsock *v, struct err *e)
 {
-	v->next_port = FIRST_PORT;
+	v->next_port = VSOCK_FIRST_PORT;
 	/* Clients of a VM are its owner's. */
 	v->listen_fd = fd_unix_listen(v->uds_path, 0600, e);
 	return v->listen_fd < 0 ? v->listen_fd : 0;
@@ -105,7 +104,7 @@ static bool take_port(struct vsock *v, uint32_t guest_port, uint32_t *port)
 	for (unsigned int i = 0; i <= VSOCK_MAX_CONNS; i++) {
 		*port = v->next_port++;
 		if (v->next_port == UINT32_MAX)
-			v->next_port = FIRST_PORT;
+			v->next_port = VSOCK_FIRST_PORT;
 		if (!conn_find(v, *port, guest_port))
 			return true;
 	}

@@ -13,7 +13,8 @@
 #define VSOCK_MAX_CONNS	 4096
 #define VSOCK_BUCKETS	 256
 #define VSOCK_MAX_RSTS	 64
-#define VSOCK_LINE_BYTES 32 /* of "CONNECT <port>\n" */
+#define VSOCK_FIRST_PORT (1u << 30) /* of the host's end of a client's connection */
+#define VSOCK_LINE_BYTES 32	    /* of "CONNECT <port>\n" */
 
 enum { VSOCK_Q_RX, VSOCK_Q_TX, VSOCK_Q_EVENT, VSOCK_QUEUES };
 
@@ -37,10 +38,11 @@ enum {
 	VSOCK_OP_CREDIT_UPDATE,
 	VSOCK_OP_CREDIT_REQUEST
 };
-#define VSOCK_TYPE_STREAM 1
-#define VSOCK_SHUT_RCV	  1u
-#define VSOCK_SHUT_SEND	  2u
-#define VSOCK_SHUT_BOTH	  3u
+#define VSOCK_TYPE_STREAM	    1
+#define VSOCK_EVENT_TRANSPORT_RESET 0u
+#define VSOCK_SHUT_RCV		    1u
+#define VSOCK_SHUT_SEND		    2u
+#define VSOCK_SHUT_BOTH		    3u
 
 enum conn_state {
 	CONN_HANDSHAKE, /* reading the client's line; the guest knows nothing yet */
@@ -88,6 +90,13 @@ struct conn {
 	uint32_t line_len;
 };
 
+/* After a restore; see vsock.c. */
+enum vsock_news {
+	VSOCK_NEWS_NONE,
+	VSOCK_NEWS_PENDING, /* for want of a buffer */
+	VSOCK_NEWS_SENT	    /* the guest has not taken note of it yet */
+};
+
 LIST_HEAD(conn_list, conn);
 TAILQ_HEAD(conn_queue, conn);
 
@@ -111,6 +120,8 @@ struct vsock {
 	} rsts[VSOCK_MAX_RSTS];
 	unsigned int n_rsts;
 	bool tx_stalled; /* for want of room in rsts */
+	enum vsock_news news;
+	uint16_t news_avail; /* the event queue when the news were sent */
 };
 
 /* --- vsock.c: packets ----------------------------------------------------------- */
