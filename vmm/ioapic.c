@@ -2,6 +2,7 @@
 /* The register model of the IOAPIC; see ioapic.h. */
 #include "vmm/ioapic.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define REG_ID	    0x00u
@@ -9,6 +10,7 @@
 #define REG_ARB	    0x02u
 #define REG_ENTRIES 0x10u
 #define VERSION	    0x11u
+#define ID_BITS	    0x0f000000u
 
 #define ENTRY_VECTOR   0xffull
 #define ENTRY_DELIVERY 0x700ull
@@ -24,6 +26,27 @@ void ioapic_reset(struct ioapic *a)
 		a->entries[i] = ENTRY_MASKED;
 	if (a->changed)
 		a->changed(a->opaque);
+}
+
+void ioapic_state(struct ioapic *a, struct state_io *io)
+{
+	bool possible;
+
+	if (!state_begin(io, STATE_TAG('I', 'O', 'A', 'P'), 0, 1, STATE_MANDATORY))
+		return;
+	state_expect(io, a->pins, "interrupt pins");
+	state_u32(io, &a->select);
+	state_u32(io, &a->id);
+	possible = a->select <= 0xff && !(a->id & ~ID_BITS);
+	for (unsigned int i = 0; i < a->pins && state_ok(io); i++) {
+		state_u64(io, &a->entries[i]);
+		possible = possible && !(a->entries[i] & ENTRY_READONLY);
+	}
+	if (state_restoring(io) && !possible)
+		state_fail(io, -EINVAL, "impossible registers");
+	if (state_restoring(io) && state_ok(io) && a->changed)
+		a->changed(a->opaque);
+	state_end(io);
 }
 
 static uint32_t read_window(const struct ioapic *a)
@@ -73,7 +96,7 @@ void ioapic_write(struct ioapic *a, uint64_t offset, uint32_t value)
 	if (offset != IOAPIC_WINDOW)
 		return;
 	if (a->select == REG_ID)
-		a->id = value & 0x0f000000u;
+		a->id = value & ID_BITS;
 	else if (a->select >= REG_ENTRIES && (a->select - REG_ENTRIES) / 2 < a->pins)
 		write_entry(a, (a->select - REG_ENTRIES) / 2, a->select & 1, value);
 }

@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "lib/state.h"
+
 #define IOAPIC_MAX_PINS 24
 #define IOAPIC_REGSEL	0x00u /* offsets of the two registers that an access reaches */
 #define IOAPIC_WINDOW	0x10u
@@ -32,6 +34,9 @@ struct ioapic_msi {
 
 /* Power-on state; keeps pins, changed and opaque. */
 void ioapic_reset(struct ioapic *a);
+
+/* Save or restore; changed() is told of what was restored. */
+void ioapic_state(struct ioapic *a, struct state_io *io);
 
 /* Any offset and value is harmless. */
 uint32_t ioapic_read(const struct ioapic *a, uint64_t offset);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
+#include <errno.h>
 
 #include "vmm/ioapic.h"
 
@@ -107,4 +108,58 @@ Test(ioapic, accesses_beyond_the_pins_are_harmless)
 	cr_assert_not(ioapic_route(&a, 1000, &msi));
 	ioapic_write(&a, 0x44, 5);
 	cr_assert_eq(ioapic_read(&a, 0x44), 0);
+}
+
+/* Save one, restore it into another. */
+static int carry(struct ioapic *from, struct ioapic *to, struct err *e)
+{
+	struct state_io out, in;
+	int rc;
+
+	state_save_init(&out);
+	ioapic_state(from, &out);
+	cr_assert_eq(state_finish(&out, e), 0);
+	cr_assert_eq(state_restore_init(&in, out.data, out.len, e), 0);
+	ioapic_state(to, &in);
+	rc = state_finish(&in, e);
+	state_fini(&out);
+	return rc;
+}
+
+Test(ioapic, its_state_is_carried_over_and_its_routes_with_it)
+{
+	struct ioapic a = make(7), b = make(7);
+	struct ioapic_msi x, y;
+	struct err e;
+
+	set(&a, 0, 0x05000000);
+	set(&a, 0x10 + 2 * 3 + 1, 0x01000000);
+	set(&a, 0x10 + 2 * 3, 0x33);
+	changes = 0;
+	cr_assert_eq(carry(&a, &b, &e), 0, "%s", e.msg);
+	cr_expect_eq(changes, 1);
+	cr_expect_eq(b.select, a.select);
+	cr_expect_eq(b.id, 0x05000000);
+	cr_expect_arr_eq(b.entries, a.entries, sizeof(a.entries[0]) * 7);
+	cr_expect(ioapic_route(&a, 3, &x) && ioapic_route(&b, 3, &y));
+	cr_expect_eq(x.address, y.address);
+	cr_expect_eq(x.data, y.data);
+}
+
+Test(ioapic, a_state_that_no_guest_could_make_is_refused)
+{
+	struct ioapic a = make(7), b = make(7), fewer = make(6);
+	struct err e;
+
+	cr_expect_eq(carry(&a, &fewer, &e), -EINVAL);
+	cr_expect_str_eq(e.msg, "section IOAP 0: interrupt pins: 7 in the saved state, 6 here");
+	a.entries[2] |= 1ull << 14;
+	cr_expect_eq(carry(&a, &b, &e), -EINVAL);
+	a.entries[2] = 1ull << 16;
+	a.id = 1;
+	cr_expect_eq(carry(&a, &b, &e), -EINVAL);
+	a.id = 0;
+	a.select = 0x100;
+	cr_expect_eq(carry(&a, &b, &e), -EINVAL);
+	cr_expect_eq(changes, 0, "no routes are made of it");
 }
