@@ -154,10 +154,15 @@ $(B)/guests/%.elf: tests/guests/%.S tests/guests/guest.ld $(wildcard tests/guest
 $(B)/test/kvm: $(call objs,obj,$(wildcard tests/kvm/*.c)) $(call arch,obj,lib)
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ $(libs_json) -lpthread
+# Machines within the test's own process: what no controller can see.
+$(B)/test/kvm-state: $(B)/obj/tests/kvm/state/main.o $(B)/obj/tests/kvm/harness.o \
+		$(call arch,obj,vmm snapshot devices lib)
+	@mkdir -p $(@D)
+	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
 
 .PHONY: kvm
-kvm: $(B)/test/kvm $(GUESTS) $(B)/dormouse-vmm
-	@tests/run tap kvm $(B)/test/kvm
+kvm: $(B)/test/kvm $(B)/test/kvm-state $(GUESTS) $(B)/dormouse-vmm
+	@tests/run tap kvm sh -c 'rc=0; for t in $(B)/test/kvm $(B)/test/kvm-state; do $$t || rc=1; done; exit $$rc'
 
 # --- the lab (docs/lab.md) and the tests that need Linux guests ------------------
 $(B)/test/lab-ring0: tests/lab/ring0.c

@@ -17,6 +17,7 @@
 #include "vmm/control.h"
 #include "vmm/layout_x86.h"
 #include "vmm/vm.h"
+#include "vmm/vm_state.h"
 
 /* Boots in a row that may end by panic or triple fault before the machine gives up. */
 #define MAX_FAILED_BOOTS 3
@@ -190,6 +191,7 @@ static int start(struct vm *vm, struct err *e)
 	int rc;
 
 	vm->ready = vm->panicked = false;
+	vm->restored = vm->time_held = false;
 	vm->request = VM_REQUEST_NONE;
 	exit_trace_clear(&vm->trace);
 	vm->boots++;
@@ -273,6 +275,13 @@ int machine_resume(struct vm *vm, struct err *e)
 	if (vm->state != VM_PAUSED)
 		return err_set(e, -EINVAL, "a machine that is %s cannot be resumed",
 			       vm_state_name(vm->state));
+	if (vm->restored) {
+		int rc = vm_state_post_restore(vm, e);
+
+		if (rc)
+			return rc;
+	}
+	vm->time_held = false;
 	vm->state = VM_RUNNING;
 	vcpus_release(vm);
 	return 0;

@@ -11,6 +11,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "lib/fd.h"
 #include "lib/log.h"
@@ -68,17 +69,43 @@ int platform_create(struct vm *vm, struct err *e)
 	return 0;
 }
 
-void platform_reset(struct vm *vm)
+/* A machine that boots is a new generation; the pool is ready long before us. */
+static void set_generation(struct vm *vm)
 {
 	uint8_t *id = vm->platform_pages + (LAYOUT_VMGENID - LAYOUT_PLATFORM);
 
+	if (getrandom(id, VMGENID_BYTES, 0) != VMGENID_BYTES)
+		log_error("no random generation id: %s", strerror(errno));
+}
+
+void platform_reset(struct vm *vm)
+{
 	serial_reset(&vm->serial);
 	vm->ioapic.pins = LAYOUT_IRQ_VIRTIO + devices_count(vm->devices);
 	ioapic_reset(&vm->ioapic);
 	show_ioapic(vm);
-	/* A machine that boots is a new generation; the pool is ready long before us. */
-	if (getrandom(id, VMGENID_BYTES, 0) != VMGENID_BYTES)
-		log_error("no random generation id: %s", strerror(errno));
+	set_generation(vm);
+}
+
+void platform_state(struct vm *vm, struct state_io *io)
+{
+	serial_state(&vm->serial, io);
+	ioapic_state(&vm->ioapic, io);
+	if (state_begin(io, STATE_TAG('G', 'E', 'N', 'I'), 0, 1, STATE_MANDATORY)) {
+		state_bytes(io, vm->platform_pages + (LAYOUT_VMGENID - LAYOUT_PLATFORM),
+			    VMGENID_BYTES);
+		state_end(io);
+	}
+	show_ioapic(vm);
+}
+
+void platform_new_generation(struct vm *vm)
+{
+	uint64_t one = 1;
+
+	set_generation(vm);
+	if (write(vm->vmgenid_irq_fd, &one, sizeof(one)) < 0)
+		log_error("generation id: %s", strerror(errno));
 }
 
 void platform_destroy(struct vm *vm)

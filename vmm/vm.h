@@ -97,6 +97,8 @@ struct vcpu {
 	bool started; /* thread exists */
 	bool parked;  /* is not in KVM_RUN and will not enter it */
 	struct exit_counts exits;
+	uint64_t held_tsc; /* while vm->time_held */
+	uint32_t held_tsc_khz;
 };
 
 struct vm {
@@ -122,6 +124,11 @@ struct vm {
 	unsigned int vcpus_n;
 	bool hold;     /* vCPUs are to park */
 	bool stopping; /* vCPU threads are to end */
+
+	/* State (vm_state.h). */
+	bool restored;	/* and not resumed yet */
+	bool time_held; /* since the first save of this pause, or a restore */
+	uint64_t held_clock_ns;
 
 	/* Devices. */
 	struct disk *disks[VM_MAX_DISKS]; /* owned */
@@ -246,6 +253,9 @@ void vcpu_handle_exit(struct vcpu *v);
 
 int platform_create(struct vm *vm, struct err *e);
 void platform_reset(struct vm *vm);
+void platform_state(struct vm *vm, struct state_io *io);
+/* The guest is to notice that it is a copy: another generation id, and its interrupt. */
+void platform_new_generation(struct vm *vm);
 void platform_destroy(struct vm *vm);
 void platform_io(struct vm *vm, uint16_t port, bool write, uint8_t *data, unsigned int len_bytes);
 void platform_mmio(struct vm *vm, uint64_t gpa, bool write, uint8_t *data, unsigned int len_bytes);
