@@ -20,6 +20,9 @@ static void machine_fields(struct vm *vm, struct state_io *io)
 
 int vm_state(struct vm *vm, struct state_io *io)
 {
+	/* Clients and old notifications may have set them to work since the pause. */
+	if (!state_restoring(io))
+		devices_quiesce(vm->devices);
 	machine_fields(vm, io);
 	/* Before the devices: their interrupts go over its routes. */
 	platform_state(vm, io);

@@ -14,7 +14,8 @@ struct kvm_cpuid2;
 /**
  * vm_state() - Save or restore a machine
  *
- * To save: it is paused, and the lock has not been released since devices_quiesce().
+ * To save: it is paused. Waits for disk I/O in flight. RAM and disks belong to this state
+ * until the lock is released: then clients of vsock may set devices to work.
  * Time stands still for it: a second save before it goes on is the same.
  * To restore: machine_restore() calls it.
  *

@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/log.h"
 #include "tests/kvm/harness.h"
 #include "vmm/vm_state.h"
@@ -116,6 +117,7 @@ static void expect_same(const struct state_io *x, const struct state_io *y)
 static void the_law(void)
 {
 	struct state_io first, again, restored;
+	uint64_t began;
 	struct err e;
 
 	two_machines(&first);
@@ -124,7 +126,11 @@ static void the_law(void)
 	check(!machine_restore(&b, first.data, first.len, &e), "%s", e.msg);
 	save(&b, &restored);
 	expect_same(&first, &restored);
-	printf("# %zu bytes, %u sections\n", first.len, first.n);
+	began = clock_mono_ns();
+	state_fini(&again);
+	save(&a, &again);
+	printf("# %zu bytes, %u sections; saved in %llu us\n", first.len, first.n,
+	       (unsigned long long)(clock_mono_ns() - began) / 1000);
 	state_fini(&first);
 	state_fini(&again);
 	state_fini(&restored);
