@@ -2,7 +2,7 @@
 /* The state of a whole machine; see vm_state.h. */
 #include <errno.h>
 
-#include "lib/log.h"
+#include "lib/clock.h"
 #include "vmm/vm_state.h"
 
 #define TAG_MACHINE STATE_TAG('M', 'A', 'C', 'H')
@@ -74,6 +74,7 @@ int machine_restore(struct vm *vm, const void *data, size_t len_bytes, struct er
 	vm->restored = true;
 	vm->request = VM_REQUEST_NONE;
 	vm->boots++;
+	vm->boot_ns = clock_mono_ns(); /* what the metrics count from */
 	vm->state = VM_PAUSED;
 	return 0;
 }
