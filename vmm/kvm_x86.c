@@ -173,9 +173,25 @@ static int set_entry_state(struct vcpu *v, struct err *e)
 	return 0;
 }
 
+/*
+ * Let the guest's TSC run at the host's present rate (0). KVM takes the rate that the host had when
+ * KVM was loaded; where the host has refined its calibration since by more than 250 ppm and the CPU
+ * cannot scale, creating the vCPU leaves its ratio at 0 ("user requested TSC rate below hardware
+ * speed" in the host's log). KVM's own view of the guest's TSC then stands still, and each timer is
+ * late by the guest's uptime.
+ */
+static void set_tsc_rate(struct vcpu *v)
+{
+	if (ioctl(v->fd, KVM_SET_TSC_KHZ, 0ul) < 0)
+		log_warn("vCPU %u: setting the TSC's rate: %s", v->index, strerror(errno));
+}
+
 int kvm_arch_vcpu_init(struct vcpu *v, struct err *e)
 {
-	int rc = set_cpuid(v, e);
+	int rc;
+
+	set_tsc_rate(v);
+	rc = set_cpuid(v, e);
 
 	if (!rc)
 		rc = set_msrs(v, e);

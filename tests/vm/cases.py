@@ -230,6 +230,18 @@ def pauses():
         wait_until("the counter goes on", lambda: int(vm.sh("cat /tmp/n") or 0) > n)
 
 
+@case("a timer of the guest is on time, however long it has been up")
+def timers_are_on_time():
+    with Vmm() as vm:
+        vm.boot()
+        # Where KVM's view of the guest's TSC stands still, a timer is late by the guest's uptime.
+        up = 5
+        wait_until("the guest is up for a while", lambda: float(vm.sh("cat /proc/uptime").split()[0]) > up)
+        begun, ended = vm.sh("cat /proc/uptime; sleep 0.2; cat /proc/uptime").splitlines()
+        took = float(ended.split()[0]) - float(begun.split()[0])
+        assert 0.2 <= took < up, f"sleep 0.2 took {took} s"
+
+
 @case("the machine outlives its controller")
 def outlives_controller():
     with Vmm() as vm:
