@@ -7,6 +7,30 @@
 #include "vmm/layout_x86.h"
 #include "vmm/vm.h"
 
+#define HUGE_PAGE_BYTES (2ull << 20)
+
+/**
+ * reserve() - Reserve memory whose address is a multiple of 2 MiB
+ *
+ * Only then can KVM map 2 MiB of the guest with one entry of its tables.
+ *
+ * Return: the memory or MAP_FAILED
+ */
+static void *reserve(uint64_t bytes)
+{
+	uint8_t *p = mmap(NULL, bytes + HUGE_PAGE_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t before;
+
+	if (p == MAP_FAILED)
+		return p;
+	before = -(uintptr_t)p % HUGE_PAGE_BYTES;
+	if (before)
+		munmap(p, before);
+	munmap(p + before + bytes, HUGE_PAGE_BYTES - before);
+	return p + before;
+}
+
 int memory_create(struct vm *vm, struct err *e)
 {
 	uint64_t low;
@@ -14,13 +38,14 @@ int memory_create(struct vm *vm, struct err *e)
 
 	vm->ram_bytes = vm->config.memory_mib << 20;
 	low = boot_low_bytes(vm->ram_bytes);
-	vm->ram = mmap(NULL, vm->ram_bytes, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	vm->ram = reserve(vm->ram_bytes);
 	if (vm->ram == MAP_FAILED) {
 		vm->ram = NULL;
 		return err_sys(e, -errno, "reserving %llu MiB of memory",
 			       (unsigned long long)vm->config.memory_mib);
 	}
+	/* A guest that boots touches most of what it uses once: 512 times fewer faults. */
+	madvise(vm->ram, vm->ram_bytes, MADV_HUGEPAGE);
 	/* Core dumps of this process must not hold what is the tenant's. */
 	madvise(vm->ram, vm->ram_bytes, MADV_DONTDUMP);
 	rc = guest_mem_add(&vm->mem, 0, vm->ram, low);
