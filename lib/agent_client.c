@@ -78,7 +78,7 @@ int conn_send_two(struct agent_conn *c, const void *head, size_t head_len, const
 
 int conn_send(struct agent_conn *c, struct err *e)
 {
-	int rc = conn_send_two(c, c->out.data, c->out.len, NULL, 0, e);
+	int rc = conn_send_two(c, c->out.data, c->out.len, "", 0, e);
 
 	proto_buf_reset(&c->out);
 	return rc;
@@ -254,7 +254,7 @@ static int vsock_connect(struct agent_conn *c, uint32_t port, struct err *e)
 	char line[32];
 	int len = snprintf(line, sizeof(line), "CONNECT %u\n", port), rc;
 
-	rc = conn_send_two(c, line, (size_t)len, NULL, 0, e);
+	rc = conn_send_two(c, line, (size_t)len, "", 0, e);
 	for (size_t n = 1; !rc; n++) {
 		if (n > sizeof(line))
 			return err_set(e, -EPROTO, "vsock socket: no line in answer to CONNECT");
