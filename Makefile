@@ -18,6 +18,9 @@ CFLAGS  := -std=gnu11 -g $(WARN)
 RELEASE := -O2 -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE
 LDREL   := -pie -Wl,-z,relro,-z,now
 ASAN    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+# The last warning is about the shape of KVM's own structures.
+FUZZING := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined \
+           -Wno-unknown-warning-option -Wno-gnu-variable-sized-type-not-at-end
 # The agent runs as process 1 of a guest whose libraries are not ours: static.
 STATIC  := -O2 -D_FORTIFY_SOURCE=3 -fstack-protector-strong
 
@@ -89,7 +92,7 @@ endef
 $(eval $(call flavour,obj,$(CC),$(RELEASE)))
 $(eval $(call flavour,static,$(CC),$(STATIC)))
 $(eval $(call flavour,asan,$(CC),$(ASAN)))
-$(eval $(call flavour,fuzz,$(CLANG),-O1 -fsanitize=fuzzer-no-link,address,undefined -Wno-unknown-warning-option))
+$(eval $(call flavour,fuzz,$(CLANG),$(FUZZING)))
 
 define archive
 $(B)/$(1)/lib$(2).a: $(call objs,$(1),$(src_$(2)))
