@@ -125,6 +125,27 @@ class Server:
             print("# " + "\n# ".join(self.log().splitlines()[-25:]))
         self.close()
 
+    # --- what goes wrong in the VMM (tests/api/fake-vmm) ---------------------------------------------
+    def fault(self, point, how):
+        folder = os.path.join(self.state, "fake")
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, point)
+        with open(path + ".new", "w") as f:
+            f.write(how)
+        os.rename(path + ".new", path)
+
+    def hold(self, point):
+        self.fault(point, "hold")
+
+    def wait_held(self, point):
+        wait_for(f"{point} to be held", lambda: os.path.exists(os.path.join(self.state, "fake", point + ".held")))
+
+    def release(self, point):
+        folder = os.path.join(self.state, "fake")
+        if os.path.exists(os.path.join(folder, point + ".held")):
+            os.unlink(os.path.join(folder, point + ".held"))
+        os.unlink(os.path.join(folder, point))
+
     # --- HTTP -----------------------------------------------------------------------------------
     def connect(self, tcp=False):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120) if tcp else UnixConnection(self.socket)
