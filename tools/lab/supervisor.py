@@ -78,13 +78,18 @@ def kernel_command_line(options):
     return " ".join(words)
 
 
+# TCG executes REP MOVSB and STOSB byte by byte. A kernel that is told they are fast (erms, fsrm) copies and clears with
+# them, in the lab and, as KVM passes the flags on, in every guest. Without the flags guests boot twice as fast.
+CPU = "max,-la57,-erms,-fsrm"
+
+
 def qemu_argv(options, directory, port_fd, share_count, forwarders):
     mem = f"{options['mem_mb']}M"
     net = "user,id=net,ipv6=off" + ("" if options["net"] else ",restrict=on")
     net += "".join(forwarder.qemu_option() for forwarder in forwarders)
     argv = ["qemu-system-x86_64", "-name", f"dormouse-lab-{options['name']}", "-nodefaults", "-no-user-config"]
     argv += ["-machine", "q35,memory-backend=ram,hpet=off", "-accel", "tcg,thread=multi,tb-size=1024"]
-    argv += ["-cpu", "max,-la57", "-smp", str(options["cpus"]), "-m", mem]
+    argv += ["-cpu", CPU, "-smp", str(options["cpus"]), "-m", mem]
     argv += ["-object", f"memory-backend-memfd,id=ram,size={mem},share=on"]
     argv += ["-display", "none", "-no-reboot", "-chardev", "stdio,id=console,signal=off"]
     argv += ["-serial", "chardev:console", "-kernel", options["kernel"], "-append", kernel_command_line(options)]
