@@ -193,7 +193,7 @@ static void print_usage(FILE *out)
 {
 	fputs("usage: dormouse [--json] COMMAND [ARGUMENTS]\n\nCommands:\n", out);
 	for (size_t i = 0; i < cli_num_commands; i++)
-		fprintf(out, "  %-9s %s\n", cli_commands[i].name, cli_commands[i].summary);
+		fprintf(out, "  %-13s %s\n", cli_commands[i].name, cli_commands[i].summary);
 	fputs("\n`dormouse COMMAND --help` tells more.\n", out);
 }
 

@@ -113,6 +113,10 @@ int cli_add_pair(const struct cli *c, json_t *object, const char *text, bool fro
 int cli_parse_number(const struct cli *c, const char *option, const char *text, long long min,
 		     long long max, long long *out);
 
+/* Put the number of an option of create, fork or wake ('m', 'c', 'd', 't') into a request.
+ * Return: 0, or EXIT_USAGE after printing. */
+int cli_set_number(const struct cli *c, json_t *body, int letter, const char *text);
+
 /*
  * From now on SIGINT and SIGTERM set the flag that is returned; the second one
  * of a kind ends the process as usual.
@@ -128,6 +132,18 @@ int cmd_exec(struct cli *c, int argc, char **argv);
 int cmd_cp(struct cli *c, int argc, char **argv);
 int cmd_kill(struct cli *c, int argc, char **argv);
 int cmd_logs(struct cli *c, int argc, char **argv);
+int cmd_checkpoint(struct cli *c, int argc, char **argv);
+int cmd_checkpoints(struct cli *c, int argc, char **argv);
+int cmd_restore(struct cli *c, int argc, char **argv);
+int cmd_rm_checkpoint(struct cli *c, int argc, char **argv);
+int cmd_fork(struct cli *c, int argc, char **argv);
+int cmd_tree(struct cli *c, int argc, char **argv);
+int cmd_hibernate(struct cli *c, int argc, char **argv);
+int cmd_wake(struct cli *c, int argc, char **argv);
+int cmd_reboot(struct cli *c, int argc, char **argv);
+int cmd_power_cycle(struct cli *c, int argc, char **argv);
+int cmd_patch(struct cli *c, int argc, char **argv);
+int cmd_store(struct cli *c, int argc, char **argv);
 int cmd_doctor(struct cli *c, int argc, char **argv);
 int cmd_version(struct cli *c, int argc, char **argv);
 

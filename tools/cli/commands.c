@@ -61,6 +61,79 @@ const struct command cli_commands[] = {
      "On a terminal, control characters are shown as ?.\n"
      "--json prints {\"sandboxID\":ID,\"console\":TEXT}.\n",
      cmd_logs},
+    {"checkpoint", "[OPTIONS] ID NAME", "take a checkpoint of a running sandbox",
+     "  --disk-only       its disk alone; otherwise memory and running processes, too\n"
+     "  --keep N          delete its oldest checkpoints of this kind, so that N are left\n"
+     "  -w, --wait        until it is written out; otherwise that goes on behind\n"
+     "\n"
+     "The sandbox stops for a moment and runs on. NAME is free, but there is one of it per\n"
+     "sandbox. Prints the id of the checkpoint; --json prints the server's answer.\n",
+     cmd_checkpoint},
+    {"checkpoints", "ID", "list the checkpoints of a sandbox", "--json prints the server's list.\n",
+     cmd_checkpoints},
+    {"restore", "ID CHECKPOINT", "take a sandbox back to one of its checkpoints",
+     "CHECKPOINT is an id or a name. Disk, memory and processes are as they were then; what\n"
+     "came later is gone, but for other checkpoints: any of them can be restored next. Of\n"
+     "a checkpoint of the disk alone, the sandbox boots. Returns when it runs.\n"
+     "--json prints {\"sandboxId\":ID,\"checkpointId\":ID,\"status\":\"running\"}.\n",
+     cmd_restore},
+    {"fork", "[OPTIONS] SANDBOX|CHECKPOINT", "make new sandboxes that go on from where one is",
+     "  -n N              how many (default 1); they all begin at the same instant\n"
+     "  --memory MB       RAM (not less than it has)\n"
+     "  --cpus N          virtual CPUs\n"
+     "  -e, --env K=V     more environment; K alone: the value it has here\n"
+     "  --timeout S       end it after S idle seconds; 0: never\n"
+     "  --metadata K=V    a label, shown by ls and info\n"
+     "\n"
+     "Of a running sandbox, or of a checkpoint: its id, or SANDBOX:NAME. The sandbox of a\n"
+     "checkpoint need not exist any more. Processes run on in each fork, with an identity of\n"
+     "its own. -e and --metadata may be repeated. Prints the ids of the forks.\n"
+     "--json prints an array of the server's answers.\n",
+     cmd_fork},
+    {"tree", "[--ascii] [ID]", "draw the checkpoints of one sandbox, or of all",
+     "  --ascii           no line drawing characters, whatever the locale\n"
+     "\n"
+     "The full mark is the checkpoint that the sandbox has gone on from.\n"
+     "--json prints the server's answer, without ID an array of them.\n",
+     cmd_tree},
+    {"rm-checkpoint", "ID CHECKPOINT...", "delete checkpoints of a sandbox",
+     "CHECKPOINT is an id or a name. Forks of them, and later checkpoints, stay whole.\n"
+     "Prints the ids. Exit code 1 if one of them could not be deleted.\n"
+     "--json prints [{\"checkpoint\":ID,\"removed\":BOOL}].\n",
+     cmd_rm_checkpoint},
+    {"patch", "add|ls|rm [-d TEXT] CHECKPOINT [FILE|PATCH]",
+     "scripts that run in each fork of a checkpoint",
+     "  -d, --description TEXT   add: what it is for\n"
+     "\n"
+     "patch add CHECKPOINT FILE adds the script in FILE (-: standard input); prints its id.\n"
+     "patch ls CHECKPOINT lists them, patch rm CHECKPOINT PATCH removes one.\n"
+     "CHECKPOINT is an id, or SANDBOX:NAME. They run in order, as root, before a fork is\n"
+     "handed out, and when one made earlier wakes from hibernation.\n",
+     cmd_patch},
+    {"hibernate", "ID...", "store sandboxes on disk and free their CPU and memory",
+     "All goes on where it was when it is woken: by wake, or by whatever needs it.\n"
+     "Prints the ids as they are done. Exit code 1 if one of them could not be stored.\n"
+     "--json prints [{\"sandboxID\":ID,\"hibernated\":BOOL,\"error\":TEXT}].\n",
+     cmd_hibernate},
+    {"wake", "[--timeout S] ID...", "let hibernated sandboxes run on",
+     "  --timeout S       end it after S idle seconds; 0: never (default: as it was)\n"
+     "\n"
+     "Prints the ids as they run. Where the stored memory cannot be used, the sandbox boots\n"
+     "from its disk, and stderr says so. Exit code 1 if one of them could not be woken.\n"
+     "--json prints [{\"sandboxID\":ID,\"awake\":BOOL,\"error\":TEXT}].\n",
+     cmd_wake},
+    {"reboot", "ID...", "restart the kernels of sandboxes",
+     "Disk, environment and settings stay; processes end. Returns when commands run again.\n"
+     "--json prints [{\"sandboxID\":ID,\"rebooted\":BOOL,\"error\":TEXT}].\n",
+     cmd_reboot},
+    {"power-cycle", "ID...", "replace the machines of sandboxes and boot from their disks",
+     "As reboot, but with a new VMM process: for a sandbox that hangs.\n"
+     "--json prints [{\"sandboxID\":ID,\"powerCycled\":BOOL,\"error\":TEXT}].\n",
+     cmd_power_cycle},
+    {"store", "[gc|verify]", "show what images and layers take on the server's disk",
+     "store gc removes what nothing refers to, store verify reads all and checks it.\n"
+     "--json prints the server's answer.\n",
+     cmd_store},
     {"doctor", "[--state DIR]", "check whether this machine can run sandboxes, and how well",
      "  --state DIR       look at the disk that holds DIR (default /var/lib/dormouse)\n"
      "\n"
