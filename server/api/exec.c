@@ -216,14 +216,17 @@ void api_exec_run_async(struct request *r)
 
 	if (!x)
 		return;
+	/*
+	 * Who asks for a handle is going to follow, and not to lose what comes before: said before
+	 * the loop reads anything, which may be faster than this thread.
+	 */
+	if (url_query(&r->url, "hold"))
+		exec_note_reader(x, (const uint64_t[2]){0, 0});
 	if (exec_drive(x, async_hold_ms(r))) {
 		reply_outcome(r, x);
 	} else if (exec_background(x, true, &e)) {
 		reply_error(r, 500, "%s", e.msg);
 	} else {
-		/* Who asks for a handle is going to follow, and not to lose what comes before. */
-		if (url_query(&r->url, "hold"))
-			exec_note_reader(x, (const uint64_t[2]){0, 0});
 		write_handle(&b, x);
 		reply_json(r, 202, &b);
 	}
