@@ -50,6 +50,7 @@ static const struct json_field body_fields[] = {
 
 struct disk_body {
 	const char *path, *overlay;
+	json_t *layers;
 	int64_t size_mib;
 	bool read_only;
 };
@@ -57,6 +58,7 @@ struct disk_body {
 static const struct json_field disk_fields[] = {
     JSON_FIELD(struct disk_body, path, "path", JSON_F_STRING,
 	       .flags = JSON_REQUIRED | JSON_NONEMPTY),
+    JSON_FIELD(struct disk_body, layers, "layers", JSON_F_ARRAY),
     JSON_FIELD(struct disk_body, overlay, "overlay", JSON_F_STRING, .flags = JSON_NONEMPTY),
     JSON_FIELD(struct disk_body, size_mib, "size_mib", JSON_F_INT, .min = 1, .max = DISK_MAX_MIB),
     JSON_FIELD(struct disk_body, read_only, "read_only", JSON_F_BOOL),
@@ -88,6 +90,9 @@ void vm_config_fini(struct vm_config *c)
 	for (unsigned int i = 0; i < VM_MAX_DISKS; i++) {
 		free(c->disks[i].path);
 		free(c->disks[i].overlay);
+		for (unsigned int k = 0; k < c->disks[i].layers_n; k++)
+			free(c->disks[i].layers[k]);
+		free(c->disks[i].layers);
 	}
 	free(c->vsock_path);
 	free(c->console);
@@ -100,6 +105,29 @@ static int copy(char **out, const char *s, struct err *e)
 		return 0;
 	*out = strdup(s);
 	return *out ? 0 : err_set(e, -ENOMEM, "out of memory");
+}
+
+static int read_layers(json_t *list, struct vm_disk_config *d, struct err *e)
+{
+	size_t n = json_array_size(list);
+
+	if (n > VM_MAX_LAYERS)
+		return err_set(e, -EINVAL, "layers: %zu are more than %d", n, VM_MAX_LAYERS);
+	d->layers = n ? calloc(n, sizeof(*d->layers)) : NULL;
+	if (n && !d->layers)
+		return err_set(e, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < n; i++) {
+		const char *path = json_string_value(json_array_get(list, i));
+		int rc;
+
+		if (!path || !*path)
+			return err_set(e, -EINVAL, "layers[%zu]: not a path", i);
+		rc = copy(&d->layers[i], path, e);
+		if (rc)
+			return rc;
+		d->layers_n = (unsigned int)i + 1;
+	}
+	return 0;
 }
 
 static int read_disk(json_t *item, unsigned int i, struct vm_disk_config *d, struct err *e)
@@ -116,7 +144,11 @@ static int read_disk(json_t *item, unsigned int i, struct vm_disk_config *d, str
 	d->size_mib = (uint64_t)b.size_mib;
 	d->read_only = b.read_only || !b.overlay;
 	rc = copy(&d->path, b.path, e);
-	return rc ? rc : copy(&d->overlay, b.overlay, e);
+	if (!rc)
+		rc = copy(&d->overlay, b.overlay, e);
+	if (!rc)
+		rc = read_layers(b.layers, d, e);
+	return rc ? err_wrap(e, rc, "disks[%u]", i) : 0;
 }
 
 static int read_disks(json_t *list, struct vm_config *c, struct err *e)

@@ -11,7 +11,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
-#include "snapshot/disk_overlay.h"
+#include "snapshot/disk_layers.h"
 #include "vmm/boot.h"
 #include "vmm/console.h"
 #include "vmm/control.h"
@@ -67,14 +67,16 @@ static int open_disks(struct vm *vm, struct err *e)
 {
 	for (unsigned int i = 0; i < vm->config.disks_n; i++) {
 		const struct vm_disk_config *d = &vm->config.disks[i];
-		struct disk_overlay_config c = {
+		struct disk_layers_config c = {
 		    .base_path = d->path,
+		    .layers = (const char *const *)d->layers,
+		    .layers_n = d->layers_n,
 		    .overlay_path = d->read_only ? NULL : d->overlay,
 		    .size_bytes = d->size_mib << 20,
 		    .loop = &vm->loop,
 		};
-		/* Its messages name the file, which may be the overlay's. */
-		int rc = disk_overlay_open(&vm->disks[i], &c, e);
+		/* Its messages name the file, which may be a layer's. */
+		int rc = disk_layers_open(&vm->disks[i], &c, e);
 
 		if (rc)
 			return rc;

@@ -42,6 +42,7 @@
 
 #define VM_MAX_CPUS	 4
 #define VM_MAX_DISKS	 4
+#define VM_MAX_LAYERS	 512 /* of a disk */
 #define VM_CMDLINE_BYTES 2048
 #define VM_READY_PORT	 1025 /* the guest knocks here when its agent listens */
 
@@ -54,7 +55,9 @@ struct control;
 
 struct vm_disk_config {
 	char *path, *overlay; /* owned; overlay NULL: read-only */
-	uint64_t size_mib;    /* 0: as large as the file */
+	char **layers;	      /* owned; immutable ones between the two, oldest first */
+	unsigned int layers_n;
+	uint64_t size_mib; /* 0: as large as the file */
 	bool read_only;
 };
 

@@ -2,10 +2,12 @@
 #include "disk_kit.h"
 
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "lib/fd.h"
@@ -36,14 +38,63 @@ void kit_init(struct disk_kit *k, uint64_t base_bytes)
 
 int kit_open(struct disk_kit *k, uint64_t size_bytes, struct err *e)
 {
-	struct disk_overlay_config c = {.base_path = k->base,
-					.overlay_path = k->overlay,
-					.size_bytes = size_bytes,
-					.loop = &k->loop,
-					.fault = k->fault,
-					.fault_opaque = k->fault_opaque};
+	const char *layers[KIT_LAYERS];
+	struct disk_layers_config c = {.base_path = k->no_base ? NULL : k->base,
+				       .layers = layers,
+				       .layers_n = k->layers_n,
+				       .overlay_path = k->overlay[0] ? k->overlay : NULL,
+				       .size_bytes = size_bytes,
+				       .loop = &k->loop,
+				       .fault = k->fault,
+				       .fault_opaque = k->fault_opaque};
 
-	return disk_overlay_open(&k->disk, &c, e);
+	for (unsigned int i = 0; i < k->layers_n; i++)
+		layers[i] = k->layers[i];
+	return disk_layers_open(&k->disk, &c, e);
+}
+
+static void on_sealed(void *opaque, int result)
+{
+	struct disk_kit *k = opaque;
+
+	k->seals++;
+	k->sealed = result;
+	loop_stop(&k->loop);
+}
+
+int kit_switch(struct disk_kit *k, struct err *e)
+{
+	char path[96];
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/layer%u", k->dir, ++k->files_n);
+	k->disk->ops->drain(k->disk);
+	rc = disk_layers_switch(k->disk, path, on_sealed, k, e);
+	if (rc < 0)
+		return rc;
+	cr_assert_lt(k->layers_n, KIT_LAYERS);
+	memcpy(k->layers[k->layers_n++], k->overlay, sizeof(k->overlay));
+	memcpy(k->overlay, path, sizeof(path));
+	return 0;
+}
+
+int kit_wait_sealed(struct disk_kit *k)
+{
+	unsigned int before = k->seals;
+
+	while (k->seals == before) {
+		cr_assert_eq(loop_run(&k->loop), 0);
+		k->loop.stopped = false;
+	}
+	return k->sealed;
+}
+
+void kit_patch(const char *path, uint64_t offset, const void *bytes, size_t len)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	cr_assert_eq(pwrite(fd, bytes, len, (off_t)offset), (ssize_t)len);
+	close(fd);
 }
 
 void kit_close(struct disk_kit *k)
@@ -55,10 +106,14 @@ void kit_close(struct disk_kit *k)
 
 void kit_fini(struct disk_kit *k)
 {
+	DIR *d = opendir(k->dir);
+	struct dirent *entry;
+
 	kit_close(k);
 	loop_fini(&k->loop);
-	unlink(k->overlay);
-	unlink(k->base);
+	while ((entry = readdir(d)))
+		unlinkat(dirfd(d), entry->d_name, 0);
+	closedir(d);
 	rmdir(k->dir);
 }
 
@@ -119,4 +174,28 @@ int kit_do(struct disk_kit *k, enum disk_op op, uint64_t offset, uint64_t len)
 	struct waiting w = {.r = {.op = op, .offset_bytes = offset, .len_bytes = len}};
 
 	return run(k, &w);
+}
+
+void kit_write_bytes(struct disk_kit *k, uint64_t offset, uint64_t len, kit_byte *byte)
+{
+	uint8_t *buf = malloc(len);
+
+	for (uint64_t i = 0; i < len; i++)
+		buf[i] = byte(offset + i);
+	cr_assert_eq(kit_write(k, offset, buf, len), 0);
+	free(buf);
+}
+
+void kit_expect(struct disk_kit *k, uint64_t offset, uint64_t len, kit_byte *want, const char *what)
+{
+	uint8_t *buf = malloc(len);
+	int rc;
+
+	memset(buf, 0xee, len);
+	rc = kit_read(k, offset, buf, len);
+	cr_assert_eq(rc, 0, "%s: %d", what, rc);
+	for (uint64_t i = 0; i < len; i++)
+		cr_assert_eq(buf[i], want(offset + i), "%s: byte %llu is %#x", what,
+			     (unsigned long long)(offset + i), buf[i]);
+	free(buf);
 }

@@ -5,12 +5,20 @@
 
 #include <stdint.h>
 
-#include "snapshot/disk_overlay.h"
+#include "snapshot/disk_layers.h"
+
+#define KIT_LAYERS 40
 
 struct disk_kit {
-	char dir[64], base[96], overlay[96];
+	char dir[64], base[96];
+	char overlay[96];	     /* the writable layer; empty: none */
+	char layers[KIT_LAYERS][96]; /* immutable ones below it, oldest first */
+	unsigned int layers_n, files_n;
+	bool no_base;
 	struct loop loop;
 	struct disk *disk;
+	unsigned int seals; /* how many switches have reported */
+	int sealed;	    /* what the last one did */
 	int (*fault)(void *opaque, const char *point);
 	void *fault_opaque;
 };
@@ -19,9 +27,15 @@ struct disk_kit {
 void kit_init(struct disk_kit *k, uint64_t base_bytes);
 /* Close if open, remove everything. */
 void kit_fini(struct disk_kit *k);
-/* Return: as disk_overlay_open(). */
+/* Return: as disk_layers_open(). */
 int kit_open(struct disk_kit *k, uint64_t size_bytes, struct err *e);
 void kit_close(struct disk_kit *k);
+/* Go on in a new layer; @sealed of it is not waited for. Return: as disk_layers_switch(). */
+int kit_switch(struct disk_kit *k, struct err *e);
+/* Run the loop until the last switch has reported. Return: what. */
+int kit_wait_sealed(struct disk_kit *k);
+/* Bytes written by no guest: overwrite a part of a file. */
+void kit_patch(const char *path, uint64_t offset, const void *bytes, size_t len);
 /* The byte of the base. */
 uint8_t kit_base_byte(uint64_t offset);
 
@@ -29,5 +43,11 @@ uint8_t kit_base_byte(uint64_t offset);
 int kit_read(struct disk_kit *k, uint64_t offset, void *buf, uint64_t len);
 int kit_write(struct disk_kit *k, uint64_t offset, const void *buf, uint64_t len);
 int kit_do(struct disk_kit *k, enum disk_op op, uint64_t offset, uint64_t len);
+
+/* The same for a range of bytes that a function describes, in one request. */
+typedef uint8_t kit_byte(uint64_t offset);
+void kit_write_bytes(struct disk_kit *k, uint64_t offset, uint64_t len, kit_byte *byte);
+void kit_expect(struct disk_kit *k, uint64_t offset, uint64_t len, kit_byte *want,
+		const char *what);
 
 #endif

@@ -38,7 +38,8 @@ Test(config, every_field_arrives)
 	struct err e;
 
 	cr_assert_eq(read_json("{\"kernel\":\"k\",\"memory_mib\":8192,\"cpus\":4,"
-			       "\"disks\":[{\"path\":\"a\",\"overlay\":\"o\",\"size_mib\":20480},"
+			       "\"disks\":[{\"path\":\"a\",\"layers\":[\"l0\",\"l1\"],"
+			       "\"overlay\":\"o\",\"size_mib\":20480},"
 			       "{\"path\":\"b\",\"read_only\":true}],"
 			       "\"vsock\":{\"path\":\"v\",\"cid\":7},\"console\":\"log\","
 			       "\"append\":\"x=1\",\"trace_exits\":true}",
@@ -48,6 +49,10 @@ Test(config, every_field_arrives)
 	cr_assert_eq(c.cpus, 4);
 	cr_assert_eq(c.disks_n, 2);
 	cr_assert_str_eq(c.disks[0].overlay, "o");
+	cr_assert_eq(c.disks[0].layers_n, 2);
+	cr_assert_str_eq(c.disks[0].layers[0], "l0");
+	cr_assert_str_eq(c.disks[0].layers[1], "l1");
+	cr_assert_eq(c.disks[1].layers_n, 0);
 	cr_assert_eq(c.disks[0].size_mib, 20480);
 	cr_assert_not(c.disks[0].read_only);
 	cr_assert(c.disks[1].read_only);
@@ -94,6 +99,9 @@ Test(config, each_bad_field_is_refused_and_named)
 	    {"{\"kernel\":\"k\",\"disks\":[{\"path\":\"a\"},{\"path\":\"\"}]}", "disks[1]: path"},
 	    {"{\"kernel\":\"k\",\"disks\":[{\"path\":\"a\",\"mode\":1}]}", "\"mode\""},
 	    {"{\"kernel\":\"k\",\"disks\":[{\"path\":\"a\",\"overlay\":\"\"}]}", "overlay"},
+	    {"{\"kernel\":\"k\",\"disks\":[{\"path\":\"a\",\"layers\":\"l\"}]}", "layers"},
+	    {"{\"kernel\":\"k\",\"disks\":[{\"path\":\"a\",\"layers\":[\"l\",5]}]}", "layers[1]"},
+	    {"{\"kernel\":\"k\",\"disks\":[{\"path\":\"a\",\"layers\":[\"\"]}]}", "layers[0]"},
 	    {"{\"kernel\":\"k\",\"disks\":[{\"path\":\"a\",\"overlay\":\"o\",\"read_only\":true}]}",
 	     "read-only"},
 	    {"{\"kernel\":\"k\",\"disks\":[{\"path\":\"a\",\"size_mib\":5}]}", "size_mib"},

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The loader of overlay files: header and map are the input.
+ * The loader of layer files: header and map are the input.
  *
  * The first byte chooses what is repaired before opening, so that the fuzzer gets
  * past the checksums: bit 0 the header's, bit 1 those of the map.
@@ -14,11 +14,11 @@
 #include <zlib.h>
 
 #include "lib/log.h"
-#include "snapshot/overlay_file.h"
+#include "snapshot/layer_seal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char dir[] = "/tmp/fuzz-overlay-XXXXXX", path[64];
+static char dir[] = "/tmp/fuzz-layer-XXXXXX", path[64];
 
 static void remove_dir(void)
 {
@@ -26,14 +26,14 @@ static void remove_dir(void)
 	rmdir(dir);
 }
 
-static int make_file(const uint8_t *data, size_t size, const struct stat *base)
+static int make_file(const uint8_t *data, size_t size)
 {
 	union {
-		struct overlay_header h;
-		uint8_t bytes[OVERLAY_MAP];
+		struct layer_header h;
+		uint8_t bytes[LAYER_MAP];
 	} u;
 	uint8_t repair = size ? data[0] : 0;
-	struct overlay_map_sector map[8];
+	struct layer_sector map[8];
 	size_t n;
 	int fd;
 
@@ -53,13 +53,12 @@ static int make_file(const uint8_t *data, size_t size, const struct stat *base)
 	memcpy(&u, data, n);
 	memcpy(map, data + n, size - n < sizeof(map) ? size - n : sizeof(map));
 	if (repair & 1) {
-		u.h.base_bytes = (uint64_t)base->st_size;
-		u.h.base_mtime_s = 0;
-		u.h.base_mtime_ns = 0;
-		u.h.crc = (uint32_t)crc32(0, u.bytes, offsetof(struct overlay_header, crc));
+		if (u.h.flags & LAYER_SEALED)
+			u.h.sums_offset = layer_sums_offset(u.h.size_bytes);
+		u.h.crc = (uint32_t)crc32(0, u.bytes, offsetof(struct layer_header, crc));
 	}
 	for (uint32_t i = 0; (repair & 2) && i < 8; i++) {
-		uLong crc = crc32(0, map[i].bits, sizeof(map[i].bits));
+		uLong crc = crc32(0, map[i].bytes, sizeof(map[i].bytes));
 
 		map[i].reserved = 0;
 		map[i].crc = (uint32_t)crc32(crc, (const Bytef *)&i, sizeof(i));
@@ -67,8 +66,8 @@ static int make_file(const uint8_t *data, size_t size, const struct stat *base)
 	unlink(path);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0 || pwrite(fd, &u, sizeof(u), 0) < 0 ||
-	    pwrite(fd, map, sizeof(map), OVERLAY_MAP) < 0 ||
-	    ftruncate(fd, OVERLAY_DATA + (repair & 4 ? 64 << 20 : 1ll << 41)) < 0)
+	    pwrite(fd, map, sizeof(map), LAYER_MAP) < 0 ||
+	    ftruncate(fd, LAYER_DATA + (repair & 4 ? 64 << 20 : 1ll << 41)) < 0)
 		abort();
 	close(fd);
 	return 0;
@@ -76,24 +75,28 @@ static int make_file(const uint8_t *data, size_t size, const struct stat *base)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct stat base = {.st_size = 1 << 20};
-	struct overlay_map_sector copies[4];
-	struct overlay_file f;
-	uint32_t sectors[4];
+	unsigned int mode = size && (data[0] & 8) ? LAYER_READ : LAYER_WRITE | LAYER_CREATE;
+	struct layer_sector copies[4];
+	struct layer l;
+	uint32_t sectors[4], sum;
 	uint64_t clusters;
 
 	log_init("fuzz", LOG_ERROR, 2);
-	make_file(data, size, &base);
-	if (overlay_file_open(&f, path, &base, 0, NULL) < 0)
+	make_file(data, size);
+	if (layer_open(&l, path, mode, NULL) != 0) {
+		layer_close(&l);
 		return 0;
-	if (!f.size_bytes || f.size_bytes % 512 || f.size_bytes > OVERLAY_MAX_BYTES)
-		abort();
-	clusters = (f.size_bytes + OVERLAY_CLUSTER - 1) / OVERLAY_CLUSTER;
-	for (uint64_t i = 0; i < 64; i++) {
-		overlay_file_has(&f, (clusters - 1) * i / 63);
-		overlay_file_add(&f, (clusters - 1) * i / 63, 1);
 	}
-	overlay_file_take(&f, sectors, copies, 4);
-	overlay_file_close(&f);
+	if (!l.h.size_bytes || l.h.size_bytes % 512 || l.h.size_bytes > LAYER_MAX_BYTES)
+		abort();
+	clusters = layer_clusters(l.h.size_bytes);
+	for (uint64_t i = 0; i < 64; i++) {
+		layer_has(&l, (clusters - 1) * i / 63);
+		layer_add(&l, (clusters - 1) * i / 63, 1);
+		if (l.h.flags & LAYER_SEALED)
+			layer_sum(&l, (clusters - 1) * i / 63, &sum);
+	}
+	layer_take(&l, sectors, copies, 4);
+	layer_close(&l);
 	return 0;
 }

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Going on in a new layer, and sealing the old one. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "disk_kit.h"
+#include "snapshot/layer_seal.h"
+
+#define BASE_BYTES (64u * 4096 + 1024) /* its end is inside a cluster */
+#define SIZE_BYTES (96u * 4096 + 512)
+
+static uint8_t first(uint64_t offset)
+{
+	return (uint8_t)(offset * 13 + 5);
+}
+
+static uint8_t second(uint64_t offset)
+{
+	return (uint8_t)(offset * 7 + 101);
+}
+
+static void start(struct disk_kit *k)
+{
+	struct err e;
+
+	kit_init(k, BASE_BYTES);
+	cr_assert_eq(kit_open(k, SIZE_BYTES, &e), 0, "%s", e.msg);
+	kit_write_bytes(k, 4096 * 2, 4096 * 3, first);
+}
+
+static void new_layer(struct disk_kit *k)
+{
+	struct err e;
+
+	cr_assert_eq(kit_switch(k, &e), 0, "%s", e.msg);
+	cr_assert_eq(kit_wait_sealed(k), 0);
+}
+
+Test(layers_switch, a_sealed_layer_says_so_and_is_not_written_again)
+{
+	struct disk_kit k;
+	struct layer l;
+	struct err e;
+
+	start(&k);
+	cr_assert_eq(kit_do(&k, DISK_DISCARD, 4096 * 20, 4096 * 2), 0);
+	new_layer(&k);
+	/* The lock allows readers now. */
+	cr_assert_eq(layer_open(&l, k.layers[0], LAYER_READ, &e), 0, "%s", e.msg);
+	cr_expect(l.h.flags & LAYER_SEALED);
+	cr_expect_eq(l.h.clusters, 5);
+	cr_expect_eq(l.h.sums_offset, LAYER_DATA + 97 * 4096);
+	layer_close(&l);
+	kit_close(&k);
+	cr_expect_eq(layer_open(&l, k.layers[0], LAYER_WRITE, &e), -EROFS);
+	cr_expect(strstr(e.msg, "sealed"), "%s", e.msg);
+	kit_fini(&k);
+}
+
+Test(layers_switch, one_sealing_at_a_time_and_none_without_a_writable_layer)
+{
+	struct disk_kit k;
+	struct err e;
+
+	start(&k);
+	cr_assert_eq(kit_switch(&k, &e), 0, "%s", e.msg);
+	cr_assert_eq(kit_switch(&k, &e), -EBUSY);
+	cr_assert_eq(kit_wait_sealed(&k), 0);
+	cr_assert_eq(kit_switch(&k, &e), 0, "%s", e.msg);
+	cr_assert_eq(kit_wait_sealed(&k), 0);
+	k.files_n--;
+	cr_assert_eq(kit_switch(&k, &e), -EEXIST);
+	kit_write_bytes(&k, 4096, 4096, second);
+	kit_expect(&k, 4096 * 2, 4096 * 3, first, "after a refused switch");
+	kit_close(&k);
+	k.overlay[0] = '\0';
+	cr_assert_eq(kit_open(&k, 0, &e), 0);
+	cr_assert_eq(kit_switch(&k, &e), -EROFS);
+	cr_expect_eq(k.seals, 2);
+	kit_fini(&k);
+}
+
+Test(layers_switch, a_close_during_the_sealing_reports_and_leaves_a_layer_that_is_right)
+{
+	struct disk_kit k;
+	struct err e;
+
+	start(&k);
+	cr_assert_eq(kit_switch(&k, &e), 0, "%s", e.msg);
+	kit_close(&k);
+	cr_expect_eq(k.seals, 1);
+	cr_expect_eq(k.sealed, -ECANCELED);
+	cr_assert_eq(kit_open(&k, 0, &e), 0, "%s", e.msg);
+	kit_expect(&k, 4096 * 2, 4096 * 3, first, "in a layer that is not sealed");
+	kit_fini(&k);
+}
+
+/* --- Damage ---------------------------------------------------------------------------- */
+
+Test(layers_switch, a_flipped_bit_in_a_sealed_layer_fails_the_read_of_its_cluster)
+{
+	uint8_t buf[4096 * 3];
+	struct disk_kit k;
+
+	start(&k);
+	new_layer(&k);
+	kit_close(&k);
+	kit_patch(k.layers[0], LAYER_DATA + 4096 * 3 + 77, "\xff", 1);
+	cr_assert_eq(kit_open(&k, 0, NULL), 0);
+	cr_expect_eq(kit_read(&k, 4096 * 3, buf, 4096), -EIO);
+	cr_expect_eq(kit_read(&k, 4096 * 2, buf, sizeof(buf)), -EIO);
+	cr_expect_eq(kit_write(&k, 4096 * 3, buf, 512), -EIO, "a copy up of it");
+	kit_expect(&k, 4096 * 2, 4096, first, "before it");
+	kit_expect(&k, 4096 * 4, 4096, first, "after it");
+	/* A write of the whole cluster needs nothing of the old. */
+	kit_write_bytes(&k, 4096 * 3, 4096, second);
+	kit_expect(&k, 4096 * 3, 4096, second, "anew");
+	kit_fini(&k);
+}
+
+Test(layers_switch, lost_data_of_a_sealed_layer_are_not_zeros)
+{
+	uint8_t buf[4096], zeros[4096] = {0};
+	struct disk_kit k;
+
+	start(&k);
+	new_layer(&k);
+	kit_close(&k);
+	kit_patch(k.layers[0], LAYER_DATA + 4096 * 4, zeros, 4096);
+	cr_assert_eq(kit_open(&k, 0, NULL), 0);
+	cr_expect_eq(kit_read(&k, 4096 * 4, buf, 4096), -EIO);
+	kit_close(&k);
+	/* And a table that was lost is not a table of good sums. */
+	kit_patch(k.layers[0], layer_sums_offset(SIZE_BYTES), zeros, 512);
+	cr_assert_eq(kit_open(&k, 0, NULL), 0);
+	cr_expect_eq(kit_read(&k, 4096 * 2, buf, 4096), -EIO);
+	kit_close(&k);
+	kit_patch(k.layers[0], layer_sums_offset(SIZE_BYTES), "x", 1);
+	cr_assert_eq(kit_open(&k, 0, NULL), 0);
+	cr_expect_eq(kit_read(&k, 4096 * 2, buf, 4096), -EIO);
+	kit_fini(&k);
+}
+
+Test(layers_switch, the_short_last_cluster_of_a_sealed_layer_is_verified_too)
+{
+	uint8_t buf[512];
+	struct disk_kit k;
+
+	start(&k);
+	kit_write_bytes(&k, SIZE_BYTES - 512, 512, first);
+	new_layer(&k);
+	kit_expect(&k, SIZE_BYTES - 512, 512, first, "the end");
+	kit_close(&k);
+	kit_patch(k.layers[0], LAYER_DATA + SIZE_BYTES - 1, "\xaa", 1);
+	cr_assert_eq(kit_open(&k, 0, NULL), 0);
+	cr_expect_eq(kit_read(&k, SIZE_BYTES - 512, buf, 512), -EIO);
+	kit_fini(&k);
+}
