@@ -290,6 +290,20 @@ static bool take_event(struct exec_session *x, int rc, const struct agent_event 
 	return false;
 }
 
+/* Would the next bytes push out some that a follower has not read? */
+static bool must_wait_for_reader(struct exec_session *x)
+{
+	bool wait = false;
+
+	pthread_mutex_lock(&x->lock);
+	if (x->hold_until_ms > clock_mono_ms())
+		for (int i = 0; i < 2; i++)
+			wait |= outbuf_end(&x->out[i]) + PROTO_DATA_MAX >
+				x->read_offsets[i] + EXEC_KEEP_BYTES;
+	pthread_mutex_unlock(&x->lock);
+	return wait;
+}
+
 bool exec_drive(struct exec_session *x, int timeout_ms)
 {
 	uint64_t deadline = clock_mono_ms() + (uint64_t)timeout_ms;
@@ -301,7 +315,8 @@ bool exec_drive(struct exec_session *x, int timeout_ms)
 		struct err e;
 		int left, rc;
 
-		if (now >= deadline || __atomic_load_n(interrupted, __ATOMIC_RELAXED))
+		if (now >= deadline || must_wait_for_reader(x) ||
+		    __atomic_load_n(interrupted, __ATOMIC_RELAXED))
 			return false;
 		left = deadline - now < DRIVE_SLICE_MS ? (int)(deadline - now) : DRIVE_SLICE_MS;
 		rc = agent_exec_next(x->conn, left, &ev, &e);
@@ -312,19 +327,6 @@ bool exec_drive(struct exec_session *x, int timeout_ms)
 
 /* --- on the loop ---------------------------------------------------------------------------------
  */
-
-/* Would the next bytes push out some that a follower has not read? */
-static bool must_wait_for_reader(struct exec_session *x)
-{
-	bool wait = false;
-
-	pthread_mutex_lock(&x->lock);
-	if (x->hold_until_ms > clock_mono_ms())
-		for (int i = 0; i < 2; i++)
-			wait |= outbuf_end(&x->out[i]) > x->read_offsets[i] + EXEC_KEEP_BYTES;
-	pthread_mutex_unlock(&x->lock);
-	return wait;
-}
 
 /* Events that the client has read ahead raise no EPOLLIN: come back without one. */
 static void pump_again(struct manager *m, struct exec_session *x)
