@@ -9,6 +9,7 @@
 #include "lib/loop.h"
 #include "lib/vmm_client.h"
 #include "server/manager/images.h"
+#include "server/manager/layers.h"
 #include "server/manager/manager.h"
 
 #define TABLE_BUCKETS 1024 /* a power of two */
@@ -23,6 +24,7 @@ struct manager {
 	int sandboxes_fd;	     /* directory <state>/sandboxes */
 	struct store *store;
 	struct images images;
+	struct layers *layers; /* owned; layers.h */
 
 	pthread_mutex_t table_lock;
 	struct sandbox *buckets[TABLE_BUCKETS];

@@ -202,6 +202,8 @@ int manager_start(const struct config *c, struct manager **out, struct err *e)
 	if (!rc)
 		rc = open_store(m, e);
 	if (!rc)
+		rc = layers_init(m, e);
+	if (!rc)
 		rc = start_loop(m, e);
 	if (!rc)
 		rc = recover(m, e);
@@ -270,6 +272,7 @@ void manager_stop(struct manager *m)
 	loop_fini(&m->loop);
 	fd_close(&m->tick_fd);
 	fd_close(&m->again_fd);
+	layers_fini(m);
 	store_close(m->store);
 	images_fini(&m->images);
 	fd_close(&m->sandboxes_fd);

@@ -204,6 +204,7 @@ int sandbox_status_error(struct sandbox *s, struct err *e)
 		return 0;
 	case SANDBOX_STOPPED:
 		return err_set(e, -ESHUTDOWN, "sandbox %s has been stopped", s->row.id);
+	case SANDBOX_HIBERNATED:
 	case SANDBOX_ERROR:
 		break;
 	}

@@ -21,18 +21,32 @@
 
 #include "lib/err.h"
 
-#define STORE_SCHEMA_VERSION 1
+#define STORE_SCHEMA_VERSION 2
 
 enum sandbox_status {
 	SANDBOX_RUNNING,
-	SANDBOX_STOPPED, /* powered off by the guest, or deleted */
-	SANDBOX_ERROR,	 /* the VM died; files are kept until it is deleted */
+	SANDBOX_HIBERNATED, /* no process; row.hibernation says where its memory is */
+	SANDBOX_STOPPED,    /* powered off by the guest, or deleted */
+	SANDBOX_ERROR,	    /* the VM died; files are kept until it is deleted */
 };
 
 /* The API's word for it. Static. */
 const char *sandbox_status_name(enum sandbox_status s);
 
 #define SANDBOX_ID_SIZE 32
+#define UUID_SIZE	40 /* 36 characters and a NUL */
+
+/* Disk layers by id (layers/<id>.layer), oldest first; the base image is not one of them. */
+struct chain {
+	char (*ids)[UUID_SIZE]; /* owned: chain_fini() */
+	size_t n;
+};
+
+void chain_fini(struct chain *c);
+/* Return: 0 or -ENOMEM; @to is set in each case, to an empty one on failure. */
+int chain_copy(struct chain *to, const struct chain *from);
+/* Return: 0 or -ENOMEM (nothing changed). */
+int chain_push(struct chain *c, const char *id);
 
 /* Strings and JSON are owned: sandbox_row_fini(). */
 struct sandbox_row {
@@ -46,7 +60,65 @@ struct sandbox_row {
 	json_t *envs, *metadata;      /* objects of strings */
 	int64_t created_ms, ended_ms; /* since 1970; ended 0: not yet */
 	int64_t vmm_pid;
+
+	char *base_image;    /* path of the root image under the layers; never NULL */
+	struct chain layers; /* of its disk; the last one is being written to */
+	/*
+	 * Committed before the VMM is asked to go to another top layer: what `layers` becomes if
+	 * the file of its last one exists, and which checkpoint is the current one then. n 0:
+	 * nothing.
+	 */
+	struct chain pending;
+	char pending_checkpoint[UUID_SIZE];
+	char hibernation[UUID_SIZE]; /* directory within the sandbox's; "": none */
+	int64_t hibernation_bytes;
+	char from_checkpoint[UUID_SIZE];    /* that it was forked from; "": none */
+	char current_checkpoint[UUID_SIZE]; /* the parent of its next one; "": none */
+	int64_t patch_sequence;		    /* of the last patch that was applied */
+	char *patch_error;		    /* why the next one failed; may be NULL */
 };
+
+enum checkpoint_status { CHECKPOINT_PROCESSING, CHECKPOINT_READY, CHECKPOINT_FAILED };
+
+/* The API's word for it. Static. */
+const char *checkpoint_status_name(enum checkpoint_status s);
+
+/* Strings, JSON and chain are owned: checkpoint_row_fini(). Strings are never NULL but error. */
+struct checkpoint_row {
+	char id[UUID_SIZE];
+	char sandbox_id[SANDBOX_ID_SIZE]; /* "" for templates */
+	char *name;			  /* for templates: what they were made of */
+	bool is_template;		  /* internal: no API shows it */
+	bool automatic;			  /* made for a fork: goes when nothing refers to it */
+	bool full;			  /* RAM and disk; else disk only */
+	bool promote;			  /* becomes full when it is ready */
+	bool is_public;
+	bool cold; /* ram is in the cold format */
+	enum checkpoint_status status;
+	char *error;		/* of a failed one */
+	char parent[UUID_SIZE]; /* "": a root */
+
+	char *base_image;
+	struct chain layers; /* immutable, all of them */
+	int64_t cpus, memory_mib, disk_mib, timeout_s, port;
+	bool network;
+	char *template;
+	json_t *envs, *metadata;
+
+	int64_t ram_bytes, state_bytes, disk_bytes; /* its own: what it added to the store */
+	int64_t created_ms, done_ms;		    /* done 0: processing */
+};
+
+void checkpoint_row_fini(struct checkpoint_row *row);
+
+struct patch_row {
+	char id[UUID_SIZE], checkpoint_id[UUID_SIZE];
+	int64_t sequence;
+	char *script, *description; /* owned: patch_row_fini() */
+	int64_t created_ms;
+};
+
+void patch_row_fini(struct patch_row *row);
 
 void sandbox_row_fini(struct sandbox_row *row);
 /* Return: 0 or -ENOMEM; @to is only to be released on success. */
@@ -70,6 +142,11 @@ int store_sandbox_set_ended(struct store *s, const char *id, enum sandbox_status
 			    const char *error, int64_t ended_ms, struct err *e);
 /* Status stopped, deleted; the time of an earlier end is kept. */
 int store_sandbox_set_deleted(struct store *s, const char *id, int64_t now_ms, struct err *e);
+/*
+ * Everything of @row that can change: status, error, times, sizes, layers, hibernation,
+ * checkpoints, patches. Nothing if it was deleted.
+ */
+int store_sandbox_update(struct store *s, const struct sandbox_row *row, struct err *e);
 /* -ENOENT if there is none. @row: sandbox_row_fini() on success. */
 int store_sandbox_get(struct store *s, const char *id, struct sandbox_row *row, struct err *e);
 
@@ -84,5 +161,45 @@ int store_sandbox_each(struct store *s, bool deleted, int limit,
 
 /* Forget deleted sandboxes that ended before @before_ms, and all but the @keep newest of them. */
 int store_sandbox_prune(struct store *s, int64_t before_ms, int keep, struct err *e);
+
+/* --- checkpoints ---------------------------------------------------------------------------
+ * Where a @sandbox is given, its row is updated in the same transaction. */
+
+/* -EEXIST if its sandbox has one of this name. */
+int store_checkpoint_insert(struct store *s, const struct checkpoint_row *row,
+			    const struct sandbox_row *sandbox, struct err *e);
+/* Its status, error, kind, sizes, time of the end, format. -ENOENT if it was deleted. */
+int store_checkpoint_update(struct store *s, const struct checkpoint_row *row,
+			    const struct sandbox_row *sandbox, struct err *e);
+int store_checkpoint_set_public(struct store *s, const char *id, bool is_public, struct err *e);
+/* -ENOENT "checkpoint not found". @row: checkpoint_row_fini() on success; likewise below. */
+int store_checkpoint_get(struct store *s, const char *id, struct checkpoint_row *row,
+			 struct err *e);
+/* The template made of @name, in whatever status. -ENOENT if there is none. */
+int store_checkpoint_get_template(struct store *s, const char *name, struct checkpoint_row *row,
+				  struct err *e);
+/* With its patches; its children become those of its parent. -ENOENT if there is none. */
+int store_checkpoint_delete(struct store *s, const char *id, struct err *e);
+/* Those of a sandbox, or, with NULL, all, templates too; oldest first. @fn as above. */
+int store_checkpoint_each(struct store *s, const char *sandbox_id,
+			  void (*fn)(void *arg, struct checkpoint_row *row), void *arg,
+			  struct err *e);
+/* At a start: those that were being made have failed. */
+int store_checkpoint_fail_processing(struct store *s, const char *error, int64_t now_ms,
+				     struct err *e);
+/* Is something in the way of deleting it unasked: patches, or sandboxes forked from it? */
+int store_checkpoint_in_use(struct store *s, const char *id, bool *in_use, struct err *e);
+
+/* --- patches of checkpoints ----------------------------------------------------------------- */
+
+/* Sets row->sequence. -ENOENT if there is no such checkpoint. */
+int store_patch_insert(struct store *s, struct patch_row *row, struct err *e);
+/* In the order of their sequence. */
+int store_patch_each(struct store *s, const char *checkpoint_id,
+		     void (*fn)(void *arg, struct patch_row *row), void *arg, struct err *e);
+/* The first one with a sequence above @after. -ENOENT if there is none. */
+int store_patch_next(struct store *s, const char *checkpoint_id, int64_t after,
+		     struct patch_row *row, struct err *e);
+int store_patch_delete(struct store *s, const char *checkpoint_id, const char *id, struct err *e);
 
 #endif
