@@ -5,7 +5,8 @@
  * The first byte chooses what the input is: bit 0: not the file itself but the parts of one:
  * index entries (bits 1 and 2: 1 to 4 of them), then what is stored; header, trailer and their
  * checksums are then made to fit. Bit 3: offsets and lengths of the entries are made to
- * fit, too; bit 4: the checksums of the chunks; so the fuzzer gets to the inflating.
+ * fit, too; bit 4: the checksums of the chunks; so the fuzzer gets to the inflating. Bit 5: a
+ * record of the order of chunks (ram_order.h), whose checksum bit 0 makes fit.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include <zlib.h>
 
 #include "snapshot/cold_image.h"
+#include "snapshot/ram_order.h"
 
 #define CHUNK	  COLD_CHUNK_MIN
 #define INPUT_MAX 65536
@@ -150,6 +152,34 @@ static void read_all(const struct cold_image *c)
 	cold_codec_destroy(k);
 }
 
+static void read_order(uint8_t *file, size_t len, bool repair)
+{
+	struct cold_image c = {.chunks = 64, .chunk_bytes = CHUNK};
+	struct ram_order_header h;
+	uint64_t seen = 0;
+	uint32_t *chunks;
+	int64_t n;
+
+	if (repair && len >= sizeof(h)) {
+		uLong crc;
+
+		memcpy(&h, file, sizeof(h));
+		h.n = (uint32_t)((len - sizeof(h)) / 4);
+		crc = crc32(0, (void *)&h, offsetof(struct ram_order_header, crc));
+		h.crc = (uint32_t)crc32(crc, file + sizeof(h), h.n * 4);
+		memcpy(file, &h, sizeof(h));
+	}
+	put_file(file, len);
+	n = ram_order_read(path, &c, &chunks, NULL);
+	for (int64_t i = 0; i < n; i++) {
+		if (chunks[i] >= 64 || seen >> chunks[i] & 1)
+			abort();
+		seen |= 1ull << chunks[i];
+	}
+	if (n >= 0)
+		free(chunks);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static uint8_t file[INPUT_MAX + 4096];
@@ -159,6 +189,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!size || size > INPUT_MAX)
 		return 0;
+	if (data[0] & 32) {
+		memcpy(file, data + 1, size - 1);
+		read_order(file, size - 1, data[0] & 1);
+		return 0;
+	}
 	if (data[0] & 1) {
 		len = frame(file, data[0], data + 1, size - 1);
 	} else {
