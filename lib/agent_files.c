@@ -64,25 +64,40 @@ int agent_read_open(struct agent_conn *c, const char *path, struct agent_stat *s
 	return conn_parse_stat(c, r, st, e);
 }
 
+/*
+ * The next frame of a stream into c->rest. Without a time limit: a FIFO has data when it has,
+ * and sorting a huge directory takes as long as it takes; agent_conn_abort() ends it.
+ *
+ * Return: 1, 0 at the end (the connection is idle again), or -errno
+ */
+static int next_piece(struct agent_conn *c, enum proto_type type, struct err *e)
+{
+	struct proto_header h;
+	struct reader r;
+	int rc = conn_frame(c, -1, &h, &r, e);
+
+	if (rc)
+		return rc;
+	if (h.type == PROTO_END) {
+		conn_done(c);
+		return 0;
+	}
+	/* A piece without bytes would look like the end of a file. */
+	if (h.type != type || (type == PROTO_CHUNK && !h.len))
+		return conn_unexpected(c, &h, e);
+	c->rest = r;
+	return 1;
+}
+
 ssize_t agent_read(struct agent_conn *c, void *buf, size_t len, struct err *e)
 {
 	if (c->state != CONN_READ)
 		return 0;
 	if (!reader_left(&c->rest)) {
-		struct proto_header h;
-		struct reader r;
-		/* A file such as a FIFO may take its time; agent_conn_abort() ends it. */
-		int rc = conn_frame(c, -1, &h, &r, e);
+		int rc = next_piece(c, PROTO_CHUNK, e);
 
-		if (rc)
+		if (rc <= 0)
 			return rc;
-		if (h.type == PROTO_END) {
-			conn_done(c);
-			return 0;
-		}
-		if (h.type != PROTO_CHUNK || !h.len)
-			return conn_unexpected(c, &h, e);
-		c->rest = r;
 	}
 	if (len > reader_left(&c->rest))
 		len = reader_left(&c->rest);
@@ -196,20 +211,10 @@ int agent_list_next(struct agent_conn *c, struct agent_entry *entry, struct err 
 	if (c->state != CONN_LIST)
 		return 0;
 	while (!reader_left(&c->rest)) {
-		struct proto_header h;
-		struct reader r;
-		/* Reading and sorting a huge directory takes as long as it takes. */
-		int rc = conn_frame(c, -1, &h, &r, e);
+		int rc = next_piece(c, PROTO_ENTRIES, e);
 
-		if (rc)
+		if (rc <= 0)
 			return rc;
-		if (h.type == PROTO_END) {
-			conn_done(c);
-			return 0;
-		}
-		if (h.type != PROTO_ENTRIES)
-			return conn_unexpected(c, &h, e);
-		c->rest = r;
 	}
 	return parse_entry(c, entry, e);
 }
