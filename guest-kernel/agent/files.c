@@ -2,7 +2,6 @@
 /* Reading, listing and describing files; see files.h. */
 #include "guest-kernel/agent/files.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -221,16 +220,12 @@ static int compare_names(const void *a, const void *b, void *bytes)
 
 static int names_read(struct names *n, int fd)
 {
-	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3), rc = 0;
-	DIR *dir = own < 0 ? NULL : fdopendir(own);
+	DIR *dir = path_open_dir(fd);
 	struct dirent *d;
+	int rc = 0;
 
-	if (!dir) {
-		rc = -errno;
-		if (own >= 0)
-			close(own);
-		return rc;
-	}
+	if (!dir)
+		return -errno;
 	while (!rc && (errno = 0, d = readdir(dir)) != NULL)
 		if (strcmp(d->d_name, ".") && strcmp(d->d_name, ".."))
 			rc = names_add(n, d->d_name);

@@ -13,6 +13,7 @@
 #ifndef AGENT_FILES_H
 #define AGENT_FILES_H
 
+#include <dirent.h>
 #include <limits.h>
 
 #include "guest-kernel/agent/agent.h"
@@ -46,6 +47,9 @@ int path_resolve(const char *home, const char *path, char *out);
 void path_owner(const struct user *u, const char *path, uid_t *uid, gid_t *gid);
 /* mkdir -p; what is created gets owners by path_owner(). Return: 0 or -errno. */
 int path_make_dirs(const struct user *u, const char *path);
+
+/* A stream over a copy of @fd, from the directory's start; NULL and errno. */
+DIR *path_open_dir(int fd);
 
 /**
  * path_remove() - Remove a file or a tree, never through a symlink

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Paths: making them absolute, creating and removing what they name; see files.h. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/stat.h>
@@ -91,6 +90,21 @@ int path_make_dirs(const struct user *u, const char *path)
 	return S_ISDIR(st.st_mode) ? 0 : -EEXIST;
 }
 
+DIR *path_open_dir(int fd)
+{
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3), why;
+	DIR *dir = own < 0 ? NULL : fdopendir(own);
+
+	if (dir) {
+		rewinddir(dir);
+	} else if (own >= 0) {
+		why = errno;
+		close(own);
+		errno = why;
+	}
+	return dir;
+}
+
 /* ---- removal ---- */
 
 /* Deeper trees are moved up piece by piece: descriptors and stack are not without end. */
@@ -162,18 +176,13 @@ static int remove_at(struct removal *rm, int parent_fd, const char *name, unsign
 /* One pass over the entries. Takes no ownership of @fd. */
 static int empty_dir_once(struct removal *rm, int fd, unsigned int depth, size_t *removed)
 {
-	int own = fcntl(fd, F_DUPFD_CLOEXEC, 3), rc = 0;
-	DIR *dir = own < 0 ? NULL : fdopendir(own);
+	DIR *dir = path_open_dir(fd);
 	struct dirent *d;
+	int rc = 0;
 
 	*removed = 0;
-	if (!dir) {
-		rc = -errno;
-		if (own >= 0)
-			close(own);
-		return rc;
-	}
-	rewinddir(dir);
+	if (!dir)
+		return -errno;
 	while (!rc && (errno = 0, d = readdir(dir)) != NULL) {
 		if (!strcmp(d->d_name, ".") || !strcmp(d->d_name, ".."))
 			continue;
