@@ -164,8 +164,7 @@ static int fill(struct agent_conn *c, size_t need, uint64_t deadline_ms, struct 
 	return 0;
 }
 
-/* The guest's text goes to logs and users: no control characters. */
-static void printable(char *dst, size_t cap, const uint8_t *src, size_t len)
+void conn_printable(char *dst, size_t cap, const uint8_t *src, size_t len)
 {
 	size_t n = len < cap - 1 ? len : cap - 1;
 
@@ -186,7 +185,7 @@ static int remote_error(struct agent_conn *c, struct reader r, struct err *e)
 		if (t.tag == PROTO_TAG_ERRNO)
 			rc = proto_tlv_u32(&t, &code, e);
 		else if (t.tag == PROTO_TAG_MESSAGE)
-			printable(text, sizeof(text), t.value, t.len);
+			conn_printable(text, sizeof(text), t.value, t.len);
 		else
 			rc = proto_tlv_unknown(&t, e);
 		if (rc < 0)
@@ -285,7 +284,7 @@ static int parse_hello(struct agent_conn *c, struct reader r, struct err *e)
 		else if (t.tag == PROTO_TAG_HELLO_FLAGS)
 			rc = proto_tlv_u32(&t, &hello->flags, e);
 		else if (t.tag == PROTO_TAG_AGENT)
-			printable(hello->agent, sizeof(hello->agent), t.value, t.len);
+			conn_printable(hello->agent, sizeof(hello->agent), t.value, t.len);
 		else if (t.tag == PROTO_TAG_BOOT_ID && t.len == sizeof(hello->boot_id))
 			memcpy(hello->boot_id, t.value, sizeof(hello->boot_id));
 		else
@@ -400,7 +399,7 @@ int agent_conn_fd(const struct agent_conn *c)
 
 /* ---- requests that are one question and one answer ---- */
 
-static int simple_finish(struct agent_conn *c, int timeout_ms, struct reader *r, struct err *e)
+int conn_simple_finish(struct agent_conn *c, int timeout_ms, struct reader *r, struct err *e)
 {
 	struct proto_header h;
 	int rc = conn_request_send(c, e);
@@ -427,7 +426,7 @@ static int simple_request(struct agent_conn *c, enum proto_type type, const char
 		return rc;
 	if (path)
 		proto_put_tlv_str(&c->out, PROTO_TAG_PATH, PROTO_MANDATORY, path);
-	return simple_finish(c, timeout_ms, r, e);
+	return conn_simple_finish(c, timeout_ms, r, e);
 }
 
 int agent_ping(struct agent_conn *c, struct err *e)
@@ -470,7 +469,7 @@ int agent_shutdown(struct agent_conn *c, enum proto_shutdown mode, struct err *e
 	if (rc)
 		return rc;
 	proto_put_tlv_u32(&c->out, PROTO_TAG_SHUTDOWN_MODE, PROTO_MANDATORY, mode);
-	return simple_finish(c, c->timeout_ms, &r, e);
+	return conn_simple_finish(c, c->timeout_ms, &r, e);
 }
 
 int agent_stat(struct agent_conn *c, const char *path, struct agent_stat *st, struct err *e)

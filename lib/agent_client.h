@@ -273,4 +273,52 @@ int agent_sync(struct agent_conn *c, struct err *e);
  */
 int agent_shutdown(struct agent_conn *c, enum proto_shutdown mode, struct err *e);
 
+/* ---- quiescing and identity, around a checkpoint and after a restore ---- */
+
+/**
+ * agent_freeze() - Let no process of the guest run until agent_thaw() or agent_renew()
+ * @do_sync:	sync(2), too: then what is on the disk is all there is
+ *
+ * For the moments around a checkpoint. The agent itself goes on: files can be read and
+ * written meanwhile, sessions attached to; a new command starts with the thaw. Who is
+ * frozen already stays so, and the time starts anew. Nobody stays frozen for longer than
+ * PROTO_FREEZE_MS of the guest's CLOCK_MONOTONIC, which stands still while the machine
+ * does. Waits for the connection's timeout, with @do_sync for a minute more.
+ *
+ * Return: 0: all stand still, and the disk has everything if that was asked for.
+ *	   -ETIMEDOUT from the guest (connection idle): a process could not be stopped in
+ *	   time, or sync took too long: nothing is frozen. -EOPNOTSUPP: an old image whose
+ *	   agent cannot do this
+ */
+int agent_freeze(struct agent_conn *c, bool do_sync, struct err *e);
+/* Undo it; no failure if nothing is frozen. */
+int agent_thaw(struct agent_conn *c, struct err *e);
+
+/* What a restored machine is to be from now on. */
+struct agent_identity {
+	uint8_t generation[PROTO_GENERATION_LEN]; /* the VM's new generation id */
+	int64_t realtime_ns;  /* since 1970; 0: agent_renew() takes this host's, as it sends */
+	const char *hostname; /* 1-PROTO_HOSTNAME_MAX of [A-Za-z0-9.-]; NULL: stays */
+	char machine_id[PROTO_MACHINE_ID_LEN + 1]; /* lower-case hex digits; "": stays */
+	uint8_t entropy[64]; /* random; never used for another machine or another time */
+	uint32_t flags;	     /* PROTO_RENEW_* */
+	uint64_t root_bytes; /* with PROTO_RENEW_GROW_ROOT: size of the root disk, which the
+			      * guest may not have noticed yet; 0: what it says */
+};
+
+/**
+ * agent_renew() - Make a restored guest another one, then let its processes run
+ *
+ * Clock, entropy, host name, machine id, size of the root file system; then as
+ * agent_thaw(). All is done when this returns. A part that fails does not keep the
+ * others, nor the thaw, from being done: a full disk, say, must not end the sandbox.
+ * Can be repeated. Waits for the connection's timeout, with PROTO_RENEW_GROW_ROOT for a
+ * minute more.
+ *
+ * Return: 0, -EREMOTEIO: done, but parts failed; @e names each and why, the connection is
+ *	   idle, processes run. -EINVAL for a bad @id: nothing was done. -EOPNOTSUPP as
+ *	   above: nothing was done
+ */
+int agent_renew(struct agent_conn *c, const struct agent_identity *id, struct err *e);
+
 #endif

@@ -68,6 +68,14 @@ int conn_answer(struct agent_conn *c, struct proto_header *h, struct reader *pay
 /* For a frame that does not belong here. Breaks the connection. */
 int conn_unexpected(struct agent_conn *c, const struct proto_header *h, struct err *e);
 
+/*
+ * Send the request in c->out and take its RESULT. A time that is over (-1: no limit)
+ * breaks the connection: a late answer would be taken for that of the next request.
+ */
+int conn_simple_finish(struct agent_conn *c, int timeout_ms, struct reader *r, struct err *e);
+/* The guest's text goes to logs and users: no control characters. */
+void conn_printable(char *dst, size_t cap, const uint8_t *src, size_t len);
+
 /* The TLVs that describe a file. A malformed answer breaks the connection. */
 int conn_parse_stat(struct agent_conn *c, struct reader r, struct agent_stat *st, struct err *e);
 

@@ -83,6 +83,10 @@ enum proto_type {
 	PROTO_FILE_STAT = 0x15,
 	PROTO_SYNC = 0x20,
 	PROTO_SHUTDOWN = 0x21,
+	/* These three only if the agent said PROTO_HELLO_RENEW. Answer: RESULT. */
+	PROTO_FREEZE = 0x22,
+	PROTO_THAW = 0x23,
+	PROTO_RENEW = 0x24,
 
 	/* Belonging to a running request, client to agent. 0x40-0x7f */
 	PROTO_STDIN = 0x40,	/* u64 offset, bytes */
@@ -151,21 +155,51 @@ enum proto_tag {
 	/* SHUTDOWN */
 	PROTO_TAG_SHUTDOWN_MODE = 0x40, /* u32, enum proto_shutdown */
 
+	/* FREEZE */
+	PROTO_TAG_FREEZE_FLAGS = 0x41, /* u32, PROTO_FREEZE_* */
+
+	/* RENEW */
+	PROTO_TAG_GENERATION = 0x48,  /* 16 bytes; the answer repeats it */
+	PROTO_TAG_REALTIME = 0x49,    /* u64, ns since 1970, at the time of sending */
+	PROTO_TAG_HOSTNAME = 0x4a,    /* string; absent: stays as it is */
+	PROTO_TAG_MACHINE_ID = 0x4b,  /* string of 32 hexadecimal digits; absent: stays */
+	PROTO_TAG_ENTROPY = 0x4c,     /* 1-PROTO_ENTROPY_MAX bytes that nobody else has */
+	PROTO_TAG_RENEW_FLAGS = 0x4d, /* u32, PROTO_RENEW_* */
+	PROTO_TAG_ROOT_BYTES = 0x4e,  /* u64: size the root disk has now, or is about to */
+
 	/* ERROR */
 	PROTO_TAG_ERRNO = 0x50,	  /* u32, Linux errno, positive */
 	PROTO_TAG_MESSAGE = 0x51, /* string, for people */
+
+	/* RESULT of RENEW */
+	PROTO_TAG_FAILURE = 0x52, /* string, repeated: a part that failed, and why; for people */
 };
 
 #define PROTO_ENTRY_LEN 20u /* fixed part of PROTO_TAG_ENTRY */
 
-/* PROTO_TAG_HELLO_FLAGS */
+#define PROTO_GENERATION_LEN 16u
+#define PROTO_MACHINE_ID_LEN 32u
+#define PROTO_HOSTNAME_MAX   64u
+#define PROTO_ENTROPY_MAX    256u
+#define PROTO_FREEZE_MS	     10000u /* a frozen guest thaws itself after so long */
+
+/* PROTO_TAG_HELLO_FLAGS; unknown bits are ignored */
 #define PROTO_HELLO_NO_SANDBOX_USER 1u /* the image has no user `sandbox`: root is the default */
 #define PROTO_HELLO_TEST	    2u /* the agent is an ordinary process, not a guest's init */
+#define PROTO_HELLO_RENEW	    4u /* the agent knows FREEZE, THAW and RENEW */
 
 /* PROTO_TAG_EXEC_FLAGS; unknown bits are refused */
 #define PROTO_EXEC_STDIN	 1u /* stdin is a pipe (else /dev/null) */
 #define PROTO_EXEC_DIE_WITH_CONN 2u /* kill the process group when the connection ends */
 #define PROTO_EXEC_FLAGS	 3u
+
+/* PROTO_TAG_FREEZE_FLAGS; unknown bits are refused */
+#define PROTO_FREEZE_SYNC  1u /* sync(2), too: then the disk alone has everything */
+#define PROTO_FREEZE_FLAGS 1u
+
+/* PROTO_TAG_RENEW_FLAGS; unknown bits are refused */
+#define PROTO_RENEW_GROW_ROOT 1u /* grow the root file system to the size of its disk */
+#define PROTO_RENEW_FLAGS     1u
 
 /* PROTO_TAG_EXIT_FLAGS */
 #define PROTO_EXIT_TIMED_OUT 1u /* the agent killed the process group after timeout_ms */

@@ -25,6 +25,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "guest-kernel/agent/freezer.h"
 #include "guest-kernel/agent/session.h"
 #include "guest-kernel/agent/users.h"
 
@@ -38,6 +39,7 @@ struct agent {
 	int null_fd;	     /* /dev/null, for stdin */
 	struct userdb users; /* has its own lock */
 	struct sessions sessions; /* likewise */
+	struct freezer freezer;	  /* likewise; freezes nothing in test mode */
 
 	pthread_mutex_t lock; /* for all below */
 	pthread_cond_t ready_cond;

@@ -2,10 +2,12 @@
 /* Setting a guest up; see guest.h. */
 #include "guest-kernel/agent/guest.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vm_sockets.h>
 #include <net/if.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,15 +16,15 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 
-#define CGROUP_PATH "/sys/fs/cgroup/sandbox"
+#define CGROUP_PATH CGROUP_ROOT "/sandbox"
 /*
  * A public look-up expects 128, which is no limit to work under: it counts
  * threads, and one Node.js process has a dozen. This one stops a fork bomb and
@@ -153,7 +155,7 @@ int guest_make_cgroup(void)
 	struct sysinfo si;
 	int fd;
 
-	write_text("/sys/fs/cgroup/cgroup.subtree_control", "+memory +pids +cpu");
+	write_text(CGROUP_ROOT "/cgroup.subtree_control", "+memory +pids +cpu");
 	if (mkdir(CGROUP_PATH, 0755) < 0 && errno != EEXIST) {
 		log_warn("cgroup: %s", strerror(errno));
 		return -1;
@@ -171,36 +173,99 @@ int guest_make_cgroup(void)
 	return fd;
 }
 
-/* Size of the disk that / is on, in bytes; 0 if it is on none. */
-static uint64_t root_disk_bytes(void)
+/* ---- growing the root file system ---- */
+
+#define DISK_WAIT_MS 5000u
+
+/* A file of /sys/dev/block/ about the disk that / is on; NULL if it is on none. */
+static char *root_disk_text(const char *file)
 {
-	cleanup_free char *text = NULL;
-	char path[64];
+	char path[64], *text = NULL;
 	struct stat st;
 
 	if (stat("/", &st) < 0)
-		return 0;
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/size", major(st.st_dev),
-		 minor(st.st_dev));
-	if (fd_read_file(AT_FDCWD, path, 64, &text, NULL))
-		return 0;
-	return strtoull(text, NULL, 10) * 512;
+		return NULL;
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s", major(st.st_dev), minor(st.st_dev),
+		 file);
+	return fd_read_file(AT_FDCWD, path, 4096, &text, NULL) ? NULL : text;
 }
 
-void guest_grow_root(void)
+static uint64_t root_disk_bytes(void)
+{
+	cleanup_free char *text = root_disk_text("size");
+
+	return text ? strtoull(text, NULL, 10) * 512 : 0;
+}
+
+static int open_root_disk(void)
+{
+	cleanup_free char *text = root_disk_text("uevent");
+	char *name = text ? strstr(text, "DEVNAME=") : NULL;
+	char path[64];
+
+	if (!name)
+		return -ENODEV;
+	name += strlen("DEVNAME=");
+	snprintf(path, sizeof(path), "/dev/%.*s", (int)strcspn(name, "\n"), name);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/*
+ * Size of the mounted file system by its superblock, which the kernel keeps up to
+ * date in the very page that is read here: statfs() leaves the tables out. 0 if it is no ext4.
+ */
+static uint64_t root_fs_blocks(uint64_t *block_bytes)
+{
+	cleanup_close int fd = open_root_disk();
+	struct {
+		uint32_t inodes, blocks_lo, free[4], log_block_size, rest1[7];
+		uint16_t magic, rest2[19];
+		uint32_t incompat, rest3[59];
+		uint32_t blocks_hi;
+	} sb;
+
+	static_assert(offsetof(typeof(sb), magic) == 0x38 &&
+			  offsetof(typeof(sb), incompat) == 0x60 &&
+			  offsetof(typeof(sb), blocks_hi) == 0x150 && sizeof(sb) <= 1024,
+		      "layout on disk");
+	if (fd < 0 || pread(fd, &sb, sizeof(sb), 1024) != sizeof(sb) || sb.magic != 0xef53 ||
+	    sb.log_block_size > 6)
+		return 0;
+	*block_bytes = 1024ULL << sb.log_block_size;
+	return sb.blocks_lo | (sb.incompat & 0x80 ? (uint64_t)sb.blocks_hi << 32 : 0);
+}
+
+static int grow_root_locked(uint64_t disk_bytes, struct err *e)
 {
 	cleanup_close int fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	uint64_t blocks, bytes = root_disk_bytes();
-	struct statfs fs;
+	uint64_t until_ms = clock_mono_ms() + DISK_WAIT_MS, bytes, blocks, has, block_bytes;
 
-	if (fd < 0 || !bytes || fstatfs(fd, &fs) < 0 || fs.f_type != 0xef53 || fs.f_bsize <= 0)
-		return;
-	blocks = bytes / (uint64_t)fs.f_bsize;
-	/* Room for the file system's own tables, which statfs() does not count. */
-	if (blocks <= fs.f_blocks + fs.f_blocks / 16)
-		return;
+	while ((bytes = root_disk_bytes()) < disk_bytes && clock_mono_ms() < until_ms)
+		poll(NULL, 0, 1);
+	if (bytes < disk_bytes)
+		return err_set(e, -ETIMEDOUT, "root disk has %llu bytes, not %llu",
+			       (unsigned long long)bytes, (unsigned long long)disk_bytes);
+	has = root_fs_blocks(&block_bytes);
+	if (fd < 0 || !has)
+		return 0;
+	blocks = bytes / block_bytes;
+	if (blocks <= has)
+		return 0;
 	/* The new part of the disk reads as zeros: no inode tables need to be written. */
 	if (mount(NULL, "/", NULL, MS_REMOUNT, "noinit_itable") < 0 ||
 	    ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
-		log_warn("grow the root file system: %s", strerror(errno));
+		return err_sys(e, -errno, "grow the root file system");
+	return 0;
+}
+
+int guest_grow_root(uint64_t disk_bytes, struct err *e)
+{
+	/* One that begins while another is at it would be refused. */
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	int rc;
+
+	pthread_mutex_lock(&lock);
+	rc = grow_root_locked(disk_bytes, e);
+	pthread_mutex_unlock(&lock);
+	return rc;
 }

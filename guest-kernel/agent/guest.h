@@ -21,8 +21,14 @@ void guest_knock(void);
 void guest_bind_workspace(void);
 /* The cgroup of all commands, with its limits (api.md 18.7). Return: its folder, or -1. */
 int guest_make_cgroup(void);
-/* Grow the root file system to the size of its disk. */
-void guest_grow_root(void);
+/**
+ * guest_grow_root() - Grow the root file system to the size of its disk
+ * @disk_bytes:	Wait shortly until the disk has this size: the kernel learns of a new one by
+ *		an interrupt, and by a worker after that. 0: as it is
+ *
+ * Return: 0, also where there is nothing to grow, or -errno
+ */
+int guest_grow_root(uint64_t disk_bytes, struct err *e);
 
 /* Ask process 1 to end the machine. */
 void guest_request_shutdown(enum proto_shutdown mode);

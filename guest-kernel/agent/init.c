@@ -51,6 +51,8 @@ static bool reap_all(uint64_t until_ms)
 
 _Noreturn void guest_shutdown(enum proto_shutdown mode, pid_t server)
 {
+	/* What is frozen would not see it. */
+	freezer_thaw_all(CGROUP_ROOT);
 	/* The server first: then every process is, sooner or later, a child of this one. */
 	if (server > 0)
 		kill(server, SIGKILL);
@@ -77,11 +79,15 @@ _Noreturn void guest_shutdown(enum proto_shutdown mode, pid_t server)
 static void *late_setup(void *arg)
 {
 	struct agent *a = arg;
+	struct err e;
 
 	guest_knock();
 	guest_bind_workspace();
+	/* Frozen by one that died before it could thaw them. */
+	freezer_thaw_all(CGROUP_ROOT);
 	agent_set_ready(a, guest_make_cgroup());
-	guest_grow_root();
+	if (guest_grow_root(0, &e))
+		log_warn("%s", e.msg);
 	return NULL;
 }
 

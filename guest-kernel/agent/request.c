@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum field_kind { FIELD_U32, FIELD_U64, FIELD_STRING, FIELD_LIST };
+enum field_kind { FIELD_U32, FIELD_U64, FIELD_STRING, FIELD_BYTES, FIELD_LIST };
 
 /* A field, the types of request that have it, and where it goes. */
 struct field {
@@ -40,18 +40,23 @@ static const struct field fields[] = {
     {PROTO_TAG_STDERR_OFFSET, FIELD_U64, TYPE(ATTACH), TYPE(ATTACH), OFF(stderr_offset), 0},
     {PROTO_TAG_PATH, FIELD_STRING, FILES, FILES, OFF(path), 0},
     {PROTO_TAG_SHUTDOWN_MODE, FIELD_U32, TYPE(SHUTDOWN), TYPE(SHUTDOWN), OFF(shutdown_mode), 0},
+    {PROTO_TAG_FREEZE_FLAGS, FIELD_U32, TYPE(FREEZE), 0, OFF(freeze_flags), 0},
+    {PROTO_TAG_GENERATION, FIELD_BYTES, TYPE(RENEW), TYPE(RENEW), OFF(generation),
+     OFF(generation_len)},
+    {PROTO_TAG_REALTIME, FIELD_U64, TYPE(RENEW), TYPE(RENEW), OFF(realtime_ns), 0},
+    {PROTO_TAG_HOSTNAME, FIELD_STRING, TYPE(RENEW), 0, OFF(hostname), 0},
+    {PROTO_TAG_MACHINE_ID, FIELD_STRING, TYPE(RENEW), 0, OFF(machine_id), 0},
+    {PROTO_TAG_ENTROPY, FIELD_BYTES, TYPE(RENEW), TYPE(RENEW), OFF(entropy), OFF(entropy_len)},
+    {PROTO_TAG_RENEW_FLAGS, FIELD_U32, TYPE(RENEW), 0, OFF(renew_flags), 0},
+    {PROTO_TAG_ROOT_BYTES, FIELD_U64, TYPE(RENEW), 0, OFF(root_bytes), 0},
 };
 #define FIELDS_LEN (sizeof(fields) / sizeof(fields[0]))
 
 /* A copy with a NUL, in the one buffer that holds all strings of the request. */
-static char *keep_string(struct request *r, const struct proto_tlv *t, struct err *e)
+static char *keep_bytes(struct request *r, const struct proto_tlv *t, struct err *e)
 {
 	char *s = r->strings + r->strings_len;
 
-	if (t->len && memchr(t->value, 0, t->len)) {
-		err_set(e, -EINVAL, "field 0x%x has a NUL byte inside", t->tag);
-		return NULL;
-	}
 	/* A TLV's header is longer than a NUL: what comes out is shorter than what went in. */
 	if (t->len >= r->strings_cap - r->strings_len) {
 		err_set(e, -EINVAL, "field 0x%x does not fit", t->tag);
@@ -92,9 +97,13 @@ static int take_field(struct request *r, const struct field *f, const struct pro
 		return proto_tlv_u32(t, at, e);
 	if (f->kind == FIELD_U64)
 		return proto_tlv_u64(t, at, e);
-	s = keep_string(r, t, e);
+	if (f->kind != FIELD_BYTES && t->len && memchr(t->value, 0, t->len))
+		return err_set(e, -EINVAL, "field 0x%x has a NUL byte inside", t->tag);
+	s = keep_bytes(r, t, e);
 	if (!s)
 		return -EINVAL;
+	if (f->kind == FIELD_BYTES)
+		*(size_t *)((char *)r + f->len_offset) = t->len;
 	if (f->kind == FIELD_LIST)
 		return append(at, (size_t *)((char *)r + f->len_offset), s, e);
 	*(char **)at = s;
@@ -107,6 +116,33 @@ static int check_env(char *const *list, struct err *e)
 		if (!strchr(*list, '=') || **list == '=')
 			return err_set(e, -EINVAL, "environment entry without a name");
 	return 0;
+}
+
+static int check_hostname(const char *name, struct err *e)
+{
+	static const char legal[] =
+	    "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-";
+	size_t len = strlen(name);
+
+	if (!len || len > PROTO_HOSTNAME_MAX || strspn(name, legal) != len)
+		return err_set(e, -EINVAL, "bad host name");
+	return 0;
+}
+
+static int check_renew(const struct request *r, struct err *e)
+{
+	if (r->generation_len != PROTO_GENERATION_LEN)
+		return err_set(e, -EINVAL, "generation of %zu bytes", r->generation_len);
+	if (!r->entropy_len || r->entropy_len > PROTO_ENTROPY_MAX)
+		return err_set(e, -EINVAL, "entropy of %zu bytes", r->entropy_len);
+	if (r->realtime_ns > INT64_MAX)
+		return err_set(e, -EINVAL, "time out of range");
+	if (r->machine_id && (strlen(r->machine_id) != PROTO_MACHINE_ID_LEN ||
+			      strspn(r->machine_id, "0123456789abcdef") != PROTO_MACHINE_ID_LEN))
+		return err_set(e, -EINVAL, "machine id that is not 32 hexadecimal digits");
+	if (r->renew_flags & ~PROTO_RENEW_FLAGS)
+		return err_set(e, -EINVAL, "unknown renew flags 0x%x", r->renew_flags);
+	return r->hostname ? check_hostname(r->hostname, e) : 0;
 }
 
 static int check_values(const struct request *r, struct err *e)
@@ -129,7 +165,9 @@ static int check_values(const struct request *r, struct err *e)
 		return err_set(e, -ENAMETOOLONG, "path of more than %d bytes", PATH_MAX - 1);
 	if (r->shutdown_mode > PROTO_REBOOT)
 		return err_set(e, -EINVAL, "unknown shutdown mode %u", r->shutdown_mode);
-	return 0;
+	if (r->freeze_flags & ~PROTO_FREEZE_FLAGS)
+		return err_set(e, -EINVAL, "unknown freeze flags 0x%x", r->freeze_flags);
+	return r->type == PROTO_RENEW ? check_renew(r, e) : 0;
 }
 
 int request_parse(enum proto_type type, const void *payload, size_t len, struct request *r,

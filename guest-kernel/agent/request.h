@@ -22,8 +22,14 @@ struct request {
 	uint64_t stdout_offset, stderr_offset; /* ATTACH */
 	char *path;			       /* FILE_*; in strings */
 	uint32_t shutdown_mode;		       /* SHUTDOWN */
+	uint32_t freeze_flags;		       /* FREEZE */
+	uint8_t *generation, *entropy;	       /* RENEW; in strings */
+	size_t generation_len, entropy_len;
+	uint64_t realtime_ns, root_bytes; /* RENEW */
+	char *hostname, *machine_id;	  /* RENEW; in strings, NULL if absent */
+	uint32_t renew_flags;		  /* RENEW */
 
-	char *strings; /* owned; all strings, each with its NUL */
+	char *strings; /* owned; all strings and bytes, each with a NUL after it */
 	size_t strings_len, strings_cap;
 };
 

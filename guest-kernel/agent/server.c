@@ -16,6 +16,7 @@
 #include "guest-kernel/agent/exec.h"
 #include "guest-kernel/agent/files.h"
 #include "guest-kernel/agent/guest.h"
+#include "guest-kernel/agent/renew.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 
@@ -55,12 +56,14 @@ int agent_init(struct agent *a, bool test)
 	pthread_cond_init(&a->ready_cond, NULL);
 	userdb_init(&a->users);
 	sessions_init(&a->sessions);
+	freezer_init(&a->freezer, test ? NULL : CGROUP_ROOT);
 	a->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	return a->null_fd < 0 ? -errno : 0;
 }
 
 void agent_fini(struct agent *a)
 {
+	freezer_fini(&a->freezer);
 	sessions_fini(&a->sessions);
 	userdb_fini(&a->users);
 	fd_close(&a->null_fd);
@@ -144,7 +147,7 @@ static int serve_hello(struct agent *a, struct peer *p, uint64_t id, const struc
 	proto_put_tlv_str(&p->out, PROTO_TAG_AGENT, 0, AGENT_VERSION);
 	proto_put_tlv(&p->out, PROTO_TAG_BOOT_ID, 0, boot_id, sizeof(boot_id));
 	proto_put_tlv_u32(&p->out, PROTO_TAG_HELLO_FLAGS, 0,
-			  (a->test ? PROTO_HELLO_TEST : 0) |
+			  PROTO_HELLO_RENEW | (a->test ? PROTO_HELLO_TEST : 0) |
 			      (is_sandbox || a->test ? 0 : PROTO_HELLO_NO_SANDBOX_USER));
 	return proto_end(&p->out);
 }
@@ -182,6 +185,12 @@ static int serve_request(struct agent *a, struct peer *p, uint64_t id, const str
 		return files_stat(a, p, id, r, e);
 	case PROTO_SHUTDOWN:
 		return serve_shutdown(a, p, id, r, e);
+	case PROTO_FREEZE:
+		return freeze_serve(a, p, id, r, e);
+	case PROTO_THAW:
+		return thaw_serve(a, p, id, e);
+	case PROTO_RENEW:
+		return renew_serve(a, p, id, r);
 	case PROTO_SYNC:
 		sync();
 		put_result(p, id);

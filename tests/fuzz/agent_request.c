@@ -32,6 +32,11 @@ static void parse_request(const uint8_t *data, size_t size)
 		if (r.type == PROTO_EXEC && (!r.session || !r.argc || !r.argv[0][0] ||
 					     r.argv[r.argc] || r.flags & ~PROTO_EXEC_FLAGS))
 			__builtin_trap();
+		if (r.type == PROTO_RENEW &&
+		    (r.generation_len != PROTO_GENERATION_LEN || !r.entropy_len ||
+		     r.entropy_len > PROTO_ENTROPY_MAX || r.realtime_ns > INT64_MAX ||
+		     (r.machine_id && strlen(r.machine_id) != PROTO_MACHINE_ID_LEN)))
+			__builtin_trap();
 		if (r.path && !path_resolve("/home/sandbox", r.path, path) &&
 		    (path[0] != '/' || strstr(path, "/../") || strstr(path, "//")))
 			__builtin_trap();

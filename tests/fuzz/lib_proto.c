@@ -6,6 +6,7 @@
  * frames, then either the bytes, or frames as {type, length (2), payload} that
  * get a valid header, so that the fuzzer need not find one.
  */
+#include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@ static void send_frames(int fd, struct reader *in)
 
 	proto_begin(&b, PROTO_HELLO, 1);
 	proto_put_tlv_u32(&b, PROTO_TAG_VERSION, 0, PROTO_VERSION);
+	proto_put_tlv_u32(&b, PROTO_TAG_HELLO_FLAGS, 0, PROTO_HELLO_RENEW);
 	proto_end(&b);
 	while (reader_left(in) && b.len < 100000) {
 		uint8_t type = read_u8(in);
@@ -88,6 +90,24 @@ static void use_files(struct agent_conn *c, unsigned int which)
 	}
 }
 
+static void use_renew(struct agent_conn *c, unsigned int which)
+{
+	static const struct agent_identity id = {.realtime_ns = 1};
+	struct err e;
+	int rc;
+
+	if (which == 0) {
+		agent_freeze(c, true, NULL);
+		return;
+	}
+	rc = agent_renew(c, &id, &e);
+	/* Parts that failed are told in text, and leave the connection as it should be. */
+	if (rc == -EREMOTEIO && !agent_conn_broken(c) && !e.msg[0])
+		__builtin_trap();
+	if (rc == 0 && agent_conn_broken(c))
+		__builtin_trap();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct agent_addr addr = {.timeout_ms = 1000};
@@ -113,7 +133,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* Everything the guest will ever say is there: nobody waits. */
 	shutdown(fds[1], SHUT_WR);
 	if (!conn_create(fds[0], &addr, &c, NULL)) {
-		if (what % 8 < 2)
+		if (what & 0x80)
+			use_renew(c, what & 1);
+		else if (what % 8 < 2)
 			use_exec(c, what % 8);
 		else
 			use_files(c, what % 8 - 2);

@@ -267,6 +267,70 @@ def killed_vmm_leaves_nothing():
         assert vm.sh("echo again").strip() == "again"
 
 
+# --- quiescing and identity --------------------------------------------------------------
+
+COUNTER = "(n=0; while :; do n=$((n + 1)); echo $n >/tmp/n; done) >/dev/null 2>&1 &"
+
+
+def counted(vm):
+    return int(vm.guest("read", "/tmp/n") or 0)
+
+
+def moves(vm):
+    before = counted(vm)
+    wait_until("the counter goes on", lambda: counted(vm) > before)
+
+
+@case("frozen processes stand still, and go on after a thaw, a renew, or 10 s of nobody")
+def freezes():
+    with Vmm() as vm:
+        vm.boot()
+        vm.sh(COUNTER)
+        # What a container engine makes: a group of its own; and one that somebody in the guest froze.
+        vm.sh("mkdir /sys/fs/cgroup/docker /sys/fs/cgroup/theirs")
+        vm.sh("sh -c 'echo $$ >/sys/fs/cgroup/docker/cgroup.procs; exec sleep 1000' >/dev/null 2>&1 &")
+        vm.sh("echo 1 >/sys/fs/cgroup/theirs/cgroup.freeze")
+        vm.guest("freeze-sync")
+        n = counted(vm)
+        events = [vm.guest("read", f"/sys/fs/cgroup/{group}/cgroup.events") for group in ("sandbox", "docker")]
+        assert all("frozen 1" in text for text in events), events
+        vm.guest("freeze")
+        assert counted(vm) == n, "a frozen process went on"
+        # A new command waits for the thaw.
+        waiting = vm.start("exec", "echo", "thawed")
+        assert counted(vm) == n
+        vm.guest("thaw")
+        assert waiting.communicate(timeout=HANG_S)[0] == b"thawed\n"
+        moves(vm)
+        vm.guest("freeze")
+        vm.guest("renew", "one", "0123456789abcdef0123456789abcdef", "renewed", "0")
+        moves(vm)
+        assert vm.sh("hostname; cat /etc/machine-id").split() == ["renewed", "0123456789abcdef0123456789abcdef"]
+        vm.guest("freeze")
+        # Nobody comes: the process itself sees that it stood still for no longer than that.
+        moves(vm)
+        assert vm.sh("cat /sys/fs/cgroup/theirs/cgroup.freeze").strip() == "1"
+        vm.guest("freeze")
+        vm.guest("poweroff")
+        assert vm.control.wait_event("exit")["reason"] == "shutdown"
+
+
+@case("a renew sets the clock and gives the kernel's generator new bytes")
+def renews():
+    with Vmm() as vm:
+        vm.boot()
+        vm.sh("date -s '2001-01-01 00:00:00'")
+        before = float(vm.sh("cut -d' ' -f1 /proc/uptime"))
+        vm.guest("renew", "two", "", "", "0")
+        off = float(vm.sh("date +%s.%N")) - time.time()
+        # A command takes its time in the lab, and only makes the guest's clock look slow.
+        assert -COMMAND_S < off < 0.5, f"the guest's clock is off by {off} s"
+        assert float(vm.sh("cut -d' ' -f1 /proc/uptime")) >= before
+        assert vm.sh("hostname").strip() == "sandbox", "not asked for: stays"
+        failed = vm.guest("renew", "three", "", "", str(1 << 50), check=False)
+        assert failed.returncode and "root disk has" in failed.stderr, failed
+
+
 # --- disks -----------------------------------------------------------------------------
 
 

@@ -54,9 +54,37 @@ static int run_command(struct agent_conn *c, char **argv)
 	}
 }
 
+/* GENERATION MACHINE-ID HOSTNAME ROOT-BYTES, each of them "" or 0 for none; random entropy. */
+static int renew(struct agent_conn *c, char **argv, struct err *e)
+{
+	struct agent_identity id = {.hostname = argv[2][0] ? argv[2] : NULL,
+				    .root_bytes = strtoull(argv[3], NULL, 10)};
+
+	snprintf((char *)id.generation, sizeof(id.generation), "%s", argv[0]);
+	snprintf(id.machine_id, sizeof(id.machine_id), "%s", argv[1]);
+	id.flags = id.root_bytes ? PROTO_RENEW_GROW_ROOT : 0;
+	if (getrandom(id.entropy, sizeof(id.entropy), 0) != sizeof(id.entropy))
+		return -EIO;
+	return agent_renew(c, &id, e);
+}
+
+/* A file to stdout: what the agent reads itself, while processes stand still. */
+static int read_file(struct agent_conn *c, const char *path, struct err *e)
+{
+	struct agent_stat st;
+	char buf[4096];
+	ssize_t n = agent_read_open(c, path, &st, e);
+
+	while (!n && (n = agent_read(c, buf, sizeof(buf), e)) > 0)
+		n = fwrite(buf, 1, (size_t)n, stdout) == (size_t)n ? 0 : -EIO;
+	return (int)n;
+}
+
 static int usage(void)
 {
-	fputs("usage: vm-guest VSOCK-SOCKET exec CMD... | ping | sync | poweroff | reboot\n",
+	fputs("usage: vm-guest VSOCK-SOCKET exec CMD... | ping | sync | poweroff | reboot |\n"
+	      "                freeze | freeze-sync | thaw | read FILE |\n"
+	      "                renew GENERATION MACHINE-ID HOSTNAME ROOT-BYTES\n",
 	      stderr);
 	return 125;
 }
@@ -83,6 +111,16 @@ int main(int argc, char **argv)
 			rc = agent_ping(c, &e);
 		else if (!strcmp(argv[2], "sync"))
 			rc = agent_sync(c, &e);
+		else if (!strcmp(argv[2], "freeze"))
+			rc = agent_freeze(c, false, &e);
+		else if (!strcmp(argv[2], "freeze-sync"))
+			rc = agent_freeze(c, true, &e);
+		else if (!strcmp(argv[2], "thaw"))
+			rc = agent_thaw(c, &e);
+		else if (!strcmp(argv[2], "read") && argc == 4)
+			rc = read_file(c, argv[3], &e);
+		else if (!strcmp(argv[2], "renew") && argc == 7)
+			rc = renew(c, argv + 3, &e);
 		else if (!strcmp(argv[2], "poweroff"))
 			rc = agent_shutdown(c, PROTO_POWEROFF, &e);
 		else if (!strcmp(argv[2], "reboot"))

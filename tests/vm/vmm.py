@@ -158,6 +158,13 @@ class Vmm:
             raise AssertionError(f"{argv}: exit code {done.returncode}: {done.stderr.strip()[-500:]}")
         return done.stdout if check else done
 
+    def start(self, *argv):
+        """vm-guest in the background; the Popen, with stdin and stdout as pipes of bytes."""
+        program = os.path.join(BUILD, "test/vm-guest")
+        return subprocess.Popen(
+            [program, self.path("vsock.sock"), *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
     def sh(self, script, check=True):
         return self.guest("exec", "/bin/sh", "-c", script, check=check)
 

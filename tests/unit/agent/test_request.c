@@ -102,6 +102,62 @@ Test(request, bad_values_are_refused)
 	cr_expect_eq(parse(PROTO_PING), -EPROTO, "cut short");
 }
 
+static void put_renew(size_t generation, size_t entropy, uint64_t realtime)
+{
+	static const uint8_t bytes[PROTO_ENTROPY_MAX + 1] = {7, 0, 9};
+
+	proto_put_tlv(&b, PROTO_TAG_GENERATION, PROTO_MANDATORY, bytes, generation);
+	proto_put_tlv(&b, PROTO_TAG_ENTROPY, PROTO_MANDATORY, bytes, entropy);
+	proto_put_tlv_u64(&b, PROTO_TAG_REALTIME, PROTO_MANDATORY, realtime);
+}
+
+Test(request, a_renew_has_bytes_and_strings)
+{
+	put_renew(16, 64, 5);
+	proto_put_tlv_str(&b, PROTO_TAG_HOSTNAME, 0, "sandbox-1.example");
+	proto_put_tlv_str(&b, PROTO_TAG_MACHINE_ID, 0, "0123456789abcdef0123456789abcdef");
+	proto_put_tlv_u32(&b, PROTO_TAG_RENEW_FLAGS, 0, PROTO_RENEW_GROW_ROOT);
+	proto_put_tlv_u64(&b, PROTO_TAG_ROOT_BYTES, 0, 1 << 30);
+	cr_assert_eq(parse(PROTO_RENEW), 0, "%s", fixture_err.msg);
+	cr_expect_eq(r.generation_len, 16);
+	cr_expect_eq(r.generation[0], 7);
+	cr_expect_eq(r.generation[2], 9, "a NUL is a byte like any other");
+	cr_expect_eq(r.entropy_len, 64);
+	cr_expect_eq(r.entropy[2], 9);
+	cr_expect_eq(r.realtime_ns, 5);
+	cr_expect_eq(r.root_bytes, 1 << 30);
+	cr_expect_str_eq(r.hostname, "sandbox-1.example");
+	cr_expect_str_eq(r.machine_id, "0123456789abcdef0123456789abcdef");
+	put_renew(16, PROTO_ENTROPY_MAX, INT64_MAX);
+	cr_expect_eq(parse(PROTO_RENEW), 0, "%s", fixture_err.msg);
+	cr_expect_null(r.hostname);
+}
+
+Test(request, bad_freezes_and_renews_are_refused)
+{
+	put_renew(15, 64, 5);
+	cr_expect_eq(parse(PROTO_RENEW), -EINVAL, "short generation");
+	put_renew(16, 0, 5);
+	cr_expect_eq(parse(PROTO_RENEW), -EINVAL, "no entropy");
+	put_renew(16, PROTO_ENTROPY_MAX + 1, 5);
+	cr_expect_eq(parse(PROTO_RENEW), -EINVAL, "too much entropy");
+	put_renew(16, 64, 1ULL << 63);
+	cr_expect_eq(parse(PROTO_RENEW), -EINVAL, "time out of range");
+	put_renew(16, 64, 5);
+	proto_put_tlv_str(&b, PROTO_TAG_MACHINE_ID, 0, "0123456789ABCDEF0123456789ABCDEF");
+	cr_expect_eq(parse(PROTO_RENEW), -EINVAL, "upper case");
+	put_renew(16, 64, 5);
+	proto_put_tlv_u32(&b, PROTO_TAG_RENEW_FLAGS, 0, 2);
+	cr_expect_eq(parse(PROTO_RENEW), -EINVAL, "unknown flag");
+	proto_put_tlv_u64(&b, PROTO_TAG_REALTIME, 0, 1);
+	cr_expect_eq(parse(PROTO_RENEW), -EINVAL, "fields missing");
+	proto_put_tlv_u32(&b, PROTO_TAG_FREEZE_FLAGS, 0, 2);
+	cr_expect_eq(parse(PROTO_FREEZE), -EINVAL, "unknown flag");
+	cr_expect_eq(parse(PROTO_FREEZE), 0, "flags may be left out");
+	proto_put_tlv_u32(&b, PROTO_TAG_FREEZE_FLAGS, PROTO_MANDATORY, 0);
+	cr_expect_eq(parse(PROTO_THAW), -EOPNOTSUPP, "not of this request");
+}
+
 Test(request, very_many_strings_are_no_trouble)
 {
 	proto_put_tlv_u64(&b, PROTO_TAG_SESSION, 0, 1);
