@@ -32,14 +32,16 @@ src_vmm      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
 src_server   := $(filter-out server/main.c,$(wildcard server/*.c server/*/*.c))
 src_agent    := $(filter-out guest-kernel/agent/main.c,$(wildcard guest-kernel/agent/*.c))
 src_cli      := $(filter-out tools/cli/main.c,$(wildcard tools/cli/*.c tools/doctor/*.c))
+src_bench    := $(filter-out tools/bench/main.c,$(wildcard tools/bench/*.c))
 # The part of lib/ that goes into the guest: no JSON, no library but libc.
 src_guestlib := $(filter-out $(wildcard lib/json*.c lib/vmm_client.c lib/state.c),$(src_lib))
 
-folders := lib devices snapshot vmm server agent cli
+folders := lib devices snapshot vmm server agent cli bench
 
 libs_json   := -ljansson
 libs_vmm    := -lfdt -luring -ljansson -lz -lpthread
 libs_server := -lmicrohttpd -lsqlite3 -ljansson -lcrypto -lpthread
+libs_bench  := -ljansson -lm -lpthread
 libs_cli    := -lcurl -ljansson -luring -lpthread
 
 arch = $(foreach f,$(2),$(B)/$(1)/lib$(f).a)
@@ -49,6 +51,7 @@ objs = $(patsubst %.c,$(B)/$(1)/%.o,$(2))
 PROGRAMS := $(if $(wildcard vmm/main.c),$(B)/dormouse-vmm) \
             $(if $(wildcard server/main.c),$(B)/dormoused) \
             $(if $(wildcard tools/cli/main.c),$(B)/dormouse) \
+            $(if $(wildcard tools/bench/main.c),$(B)/dormouse-bench) \
             $(if $(wildcard guest-kernel/agent/main.c),$(B)/dormouse-agent)
 
 .PHONY: all help
@@ -69,6 +72,7 @@ help:
 ## make api         the server's API natively, with a stand-in for the VMM
 ## make vm         Linux guests (in the lab where there is no hardware KVM)
 ## make sdk        the published npm client against the server
+## make bench      times of fork, checkpoint, rollback, wake against their promises, with a picture
 ## make bench-lab  boot time beside QEMU microvm
 ## make lint       clang-format, clang-tidy, shellcheck, the rule which folder may include which
 ## make clean      remove build/ (the caches outside the checkout stay)
@@ -79,6 +83,8 @@ $(B)/dormoused: $(B)/obj/server/main.o $(call arch,obj,server lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_server)
 $(B)/dormouse: $(B)/obj/tools/cli/main.o $(call arch,obj,cli lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_cli)
+$(B)/dormouse-bench: $(B)/obj/tools/bench/main.o $(call arch,obj,bench lib)
+	$(CC) $(LDREL) -o $@ $^ $(libs_bench)
 $(B)/dormouse-agent: $(B)/static/guest-kernel/agent/main.o $(call arch,static,agent guestlib)
 	$(CC) -static -o $@ $^ -lpthread
 	@strip $@
@@ -111,6 +117,7 @@ needs_vmm      := vmm snapshot devices lib
 needs_server   := server lib
 needs_agent    := agent lib
 needs_cli      := cli lib
+needs_bench    := bench lib
 ulibs_lib      := $(libs_json) -lz
 ulibs_devices  := $(libs_vmm)
 ulibs_snapshot := $(libs_vmm)
@@ -118,6 +125,7 @@ ulibs_vmm      := $(libs_vmm)
 ulibs_server   := $(libs_server)
 ulibs_agent    := $(libs_json)
 ulibs_cli      := $(libs_cli)
+ulibs_bench    := $(libs_bench)
 define unit_program
 $(B)/test/unit-$(1): $(call objs,asan,$(wildcard tests/unit/$(1)/*.c)) $(call arch,asan,$(needs_$(1)))
 	@mkdir -p $$(@D)
@@ -166,6 +174,11 @@ $(B)/test/kvm-state: $(B)/obj/tests/kvm/state/main.o $(B)/obj/tests/kvm/harness.
 .PHONY: kvm
 kvm: $(B)/test/kvm $(B)/test/kvm-state $(GUESTS) $(B)/dormouse-vmm
 	@tests/run tap kvm sh -c 'rc=0; for t in $(B)/test/kvm $(B)/test/kvm-state; do $$t || rc=1; done; exit $$rc'
+
+# --- speed promises, on the native /dev/kvm (docs/benchmarks.md); BENCH=options of dormouse-bench ---
+.PHONY: bench
+bench: $(PROGRAMS) $(B)/guests/bench.elf
+	@tests/bench/native.py $(BENCH)
 
 # --- the lab (docs/lab.md) and the tests that need Linux guests ------------------
 $(B)/test/lab-ring0: tests/lab/ring0.c
