@@ -52,6 +52,7 @@ PROGRAMS := $(if $(wildcard vmm/main.c),$(B)/dormouse-vmm) \
             $(if $(wildcard server/main.c),$(B)/dormoused) \
             $(if $(wildcard tools/cli/main.c),$(B)/dormouse) \
             $(if $(wildcard tools/bench/main.c),$(B)/dormouse-bench) \
+            $(if $(wildcard tools/ram/main.c),$(B)/dormouse-ram) \
             $(if $(wildcard guest-kernel/agent/main.c),$(B)/dormouse-agent)
 
 .PHONY: all help
@@ -60,7 +61,7 @@ all: $(PROGRAMS)
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make            build dormouse-vmm, dormoused, dormouse and dormouse-agent into build/
+## make            build dormouse-vmm, dormoused, dormouse, dormouse-ram and dormouse-agent into build/
 ## make deps       install the Debian packages that build and tests need (root), or print the command
 ## make images     build (or take from the cache) the guest kernel and the root images
 ## make demo       run the npm client against a server, end to end
@@ -85,6 +86,8 @@ $(B)/dormouse: $(B)/obj/tools/cli/main.o $(call arch,obj,cli lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_cli)
 $(B)/dormouse-bench: $(B)/obj/tools/bench/main.o $(call arch,obj,bench lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_bench)
+$(B)/dormouse-ram: $(B)/obj/tools/ram/main.o $(call arch,obj,snapshot devices lib)
+	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
 $(B)/dormouse-agent: $(B)/static/guest-kernel/agent/main.o $(call arch,static,agent guestlib)
 	$(CC) -static -o $@ $^ -lpthread
 	@strip $@
