@@ -166,18 +166,31 @@ static int thaw_locked(struct freezer *f, struct err *e)
 	return rc;
 }
 
+static int freeze_groups(struct freezer *f, uint64_t until_ms, struct err *e)
+{
+	size_t still = 0, before;
+	int rc;
+
+	/* Until a look finds none that is new: who did not stand still yet can have made one. */
+	do {
+		before = f->names_len;
+		rc = each_group(f->root, freeze_group, f);
+		if (rc)
+			return err_sys(e, rc, "freeze processes");
+		for (; still < f->names_len; still++) {
+			rc = wait_frozen(f->root, f->names[still], until_ms);
+			if (rc)
+				return err_sys(e, rc, "cgroup %s does not stand still",
+					       f->names[still]);
+		}
+	} while (f->names_len > before);
+	return 0;
+}
+
 static int freeze_locked(struct freezer *f, struct err *e)
 {
-	uint64_t until_ms = clock_mono_ms() + f->wait_ms;
-	int rc = f->root ? each_group(f->root, freeze_group, f) : 0;
+	int rc = f->root ? freeze_groups(f, clock_mono_ms() + f->wait_ms, e) : 0;
 
-	if (rc)
-		err_sys(e, rc, "freeze processes");
-	for (size_t i = 0; !rc && i < f->names_len; i++) {
-		rc = wait_frozen(f->root, f->names[i], until_ms);
-		if (rc)
-			err_sys(e, rc, "cgroup %s does not stand still", f->names[i]);
-	}
 	if (rc) {
 		thaw_locked(f, NULL);
 		return rc;

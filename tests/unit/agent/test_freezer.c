@@ -128,6 +128,29 @@ Test(freezer, it_waits_until_all_stand_still)
 	pthread_join(thread, NULL);
 }
 
+static void *make_another(void *arg)
+{
+	/* A container engine that is not yet frozen itself. */
+	wait_for("docker", '1');
+	make_group("made-meanwhile", "0\n", STILL);
+	put("docker", "cgroup.events", STILL);
+	return arg;
+}
+
+Test(freezer, a_group_that_is_made_meanwhile_is_frozen_too)
+{
+	pthread_t thread;
+
+	put("docker", "cgroup.events", MOVING);
+	f.wait_ms = UINT32_MAX;
+	cr_assert_eq(pthread_create(&thread, NULL, make_another, NULL), 0);
+	ok(freezer_freeze(&f, false, &fixture_err));
+	cr_expect_eq(freeze_of("made-meanwhile"), '1');
+	pthread_join(thread, NULL);
+	ok(freezer_thaw(&f, &fixture_err));
+	cr_expect_eq(freeze_of("made-meanwhile"), '0');
+}
+
 Test(freezer, who_does_not_stop_is_named_and_nobody_stays_frozen)
 {
 	put("docker", "cgroup.events", MOVING);
