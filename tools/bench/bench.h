@@ -26,6 +26,8 @@
 struct bench {
 	/* options */
 	const char *vmm, *guests, *json_path;
+	bool linux_guest;
+	char *kernel, *image; /* of the Linux guest */
 	int samples, forks, memory_mib, fill_mib;
 	/* state */
 	char dir[100];	/* scratch, ours, removed at the end */
@@ -59,6 +61,10 @@ struct scene {
  * @hibernate:	As for a hibernation: it ends with the checkpoint, its disk keeps its layer
  */
 int scene_make(struct bench *b, int dirty_mib, bool hibernate, struct scene *s, struct err *e);
+/* The checkpoint alone, of a machine that works in @s->dir. The machine stays paused. */
+int scene_save(struct scene *s, struct vmm *v, bool hibernate, struct err *e);
+/* The writable layer of a hibernation belongs to it: a copy of it for @v. */
+int scene_bring_overlay(const struct scene *s, const struct vmm *v, struct err *e);
 /* Remove its files. A struct of zeros is fine. */
 void scene_fini(struct scene *s);
 
@@ -90,6 +96,8 @@ int bench_rollback(struct bench *b, struct err *e);
 int bench_wake(struct bench *b, struct err *e);
 int bench_depth(struct bench *b, struct err *e);
 int bench_memory(struct bench *b, struct err *e);
+/* All of --linux. */
+int bench_linux(struct bench *b, struct err *e);
 
 /* The machine and the backend, as an object. */
 json_t *bench_machine(void);

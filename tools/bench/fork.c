@@ -17,16 +17,6 @@ static double us_since(uint64_t from_ns)
 	return (double)(clock_mono_ns() - from_ns) / 1000;
 }
 
-/* The writable layer of a hibernated machine stays with it: it has to be there before. */
-static int bring_overlay(const struct scene *s, const struct vmm *v, struct err *e)
-{
-	char command[600];
-
-	snprintf(command, sizeof(command), "cp --sparse=always '%s/overlay' '%s/overlay'", s->dir,
-		 v->dir);
-	return system(command) == 0 ? 0 : err_set(e, -EIO, "failed: %.200s", command);
-}
-
 struct one {
 	enum start start;
 	bool hibernated;   /* the scene is a hibernation, with its writable layer */
@@ -76,7 +66,7 @@ static int run_one(struct bench *b, const struct scene *s, struct one *o, struct
 
 	snprintf(v.dir, sizeof(v.dir), "%s", dir);
 	if (rc == 0 && o->hibernated)
-		rc = bring_overlay(s, &v, e);
+		rc = scene_bring_overlay(s, &v, e);
 	if (rc == 0)
 		rc = run_timed(b, s, &v, o, e);
 	vmm_stop(&v);

@@ -67,19 +67,24 @@ static int usage(FILE *out)
 	    out);
 	for (size_t i = 0; i < COMMANDS; i++)
 		fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].what);
-	fputs("  all         all of them\n\n"
-	      "Options:\n"
-	      "  --json FILE    write all samples there (-: standard output)\n"
-	      "  --samples N    of each kind (default 40)\n"
-	      "  --forks N      how many at once, in fork and memory (default 100)\n"
-	      "  --memory MIB   RAM of a guest (default 512)\n"
-	      "  --fill MIB     how much of it is not zero (default 256)\n"
-	      "  --dir DIR      scratch space (default $DORMOUSE_SCRATCH, or /var/tmp)\n"
-	      "  --vmm FILE     dormouse-vmm (default: beside this program)\n"
-	      "  --guests DIR   where bench.elf is (default: guests/ beside this program)\n"
-	      "  -h, --help     print this\n\n"
-	      "Exit code: 0 if all was measured, 1 if not, 2 for wrong usage.\n",
-	      out);
+	fputs(
+	    "  all         all of them\n\n"
+	    "Options:\n"
+	    "  --json FILE    write all samples there (-: standard output)\n"
+	    "  --samples N    of each kind (default 40)\n"
+	    "  --forks N      how many at once, in fork and memory (default 100)\n"
+	    "  --memory MIB   RAM of a guest (default 512)\n"
+	    "  --fill MIB     how much of it is not zero (default 256)\n"
+	    "  --dir DIR      scratch space (default $DORMOUSE_SCRATCH, or /var/tmp)\n"
+	    "  --vmm FILE     dormouse-vmm (default: beside this program)\n"
+	    "  --guests DIR   where bench.elf is (default: guests/ beside this program)\n"
+	    "  --linux        a Linux guest, in place of COMMAND: boot, create, wake, each to the\n"
+	    "                 answer of a first command in it. Needs KVM that runs Linux\n"
+	    "  --kernel FILE  of the Linux guest (default: kernel beside this program)\n"
+	    "  --image FILE   its root image (default: mini.ext4 beside this program)\n"
+	    "  -h, --help     print this\n\n"
+	    "Exit code: 0 if all was measured, 1 if not, 2 for wrong usage.\n",
+	    out);
 	return out == stdout ? 0 : 2;
 }
 
@@ -112,15 +117,28 @@ static char *beside(const char *name)
 	return asprintf(&out, "%s/%s", self, name) < 0 ? NULL : out;
 }
 
+static void replace(char **path, const char *by)
+{
+	free(*path);
+	*path = strdup(by);
+}
+
 /* Return: 0, or an exit code + 1. */
 static int parse(struct bench *b, int argc, char **argv, const char **scratch)
 {
-	static const struct option options[] = {
-	    {"json", required_argument, NULL, 'j'},  {"samples", required_argument, NULL, 's'},
-	    {"forks", required_argument, NULL, 'f'}, {"memory", required_argument, NULL, 'm'},
-	    {"fill", required_argument, NULL, 'F'},  {"dir", required_argument, NULL, 'd'},
-	    {"vmm", required_argument, NULL, 'v'},   {"guests", required_argument, NULL, 'g'},
-	    {"help", no_argument, NULL, 'h'},	     {0}};
+	static const struct option options[] = {{"json", required_argument, NULL, 'j'},
+						{"samples", required_argument, NULL, 's'},
+						{"forks", required_argument, NULL, 'f'},
+						{"memory", required_argument, NULL, 'm'},
+						{"fill", required_argument, NULL, 'F'},
+						{"dir", required_argument, NULL, 'd'},
+						{"vmm", required_argument, NULL, 'v'},
+						{"guests", required_argument, NULL, 'g'},
+						{"linux", no_argument, NULL, 'l'},
+						{"kernel", required_argument, NULL, 'k'},
+						{"image", required_argument, NULL, 'i'},
+						{"help", no_argument, NULL, 'h'},
+						{0}};
 	int opt, bad = 0;
 
 	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
@@ -140,10 +158,16 @@ static int parse(struct bench *b, int argc, char **argv, const char **scratch)
 			b->vmm = optarg;
 		else if (opt == 'g')
 			b->guests = optarg;
+		else if (opt == 'l')
+			b->linux_guest = true;
+		else if (opt == 'k')
+			replace(&b->kernel, optarg);
+		else if (opt == 'i')
+			replace(&b->image, optarg);
 		else
 			return 1 + usage(opt == 'h' ? stdout : stderr);
 	}
-	if (bad || optind == argc)
+	if (bad || (optind == argc) != b->linux_guest)
 		return 1 + usage(stderr);
 	if (b->fill_mib > b->memory_mib - 32) {
 		fprintf(stderr, "dormouse-bench: %d MiB of %d cannot be filled: 32 are taken\n",
@@ -168,6 +192,10 @@ static int run(struct bench *b, int argc, char **argv)
 	int rc = 0;
 
 	fprintf(stderr, "%-24s %10s %10s %-6s %4s\n", "", "p50", "p99", "", "n");
+	if (b->linux_guest && bench_linux(b, &e) < 0) {
+		fprintf(stderr, "dormouse-bench: --linux: %s\n", e.msg);
+		return 1;
+	}
 	for (int i = 0; i < argc; i++) {
 		int one = find_command(argv[i]);
 
@@ -186,10 +214,10 @@ static int run(struct bench *b, int argc, char **argv)
 
 static int write_results(const struct bench *b)
 {
-	json_t *o =
-	    json_pack("{s:i, s:o, s:i, s:i, s:i, s:s, s:O, s:O}", "format", 1, "machine",
-		      bench_machine(), "memory_mib", b->memory_mib, "fill_mib", b->fill_mib,
-		      "forks", b->forks, "guest", "tiny", "facts", b->facts, "series", b->series);
+	json_t *o = json_pack("{s:i, s:o, s:i, s:i, s:i, s:s, s:O, s:O}", "format", 1, "machine",
+			      bench_machine(), "memory_mib", b->memory_mib, "fill_mib", b->fill_mib,
+			      "forks", b->forks, "guest", b->linux_guest ? "linux" : "tiny",
+			      "facts", b->facts, "series", b->series);
 	int rc = -1;
 
 	if (o && !strcmp(b->json_path, "-"))
@@ -245,18 +273,23 @@ int main(int argc, char **argv)
 			  .samples = 40,
 			  .forks = 100,
 			  .memory_mib = 512,
-			  .fill_mib = 256};
+			  .fill_mib = 256,
+			  .kernel = beside("kernel"),
+			  .image = beside("mini.ext4")};
 	int code = parse(&b, argc, argv, &scratch);
 
-	if (code)
-		return code - 1;
-	for (int i = optind; i < argc; i++) {
+	for (int i = optind; i < argc && !code; i++) {
 		if (find_command(argv[i]) < 0 && strcmp(argv[i], "all") != 0) {
 			fprintf(stderr, "dormouse-bench: there is no command %s\n", argv[i]);
-			return usage(stderr);
+			code = 1 + usage(stderr);
 		}
 	}
 	signal(SIGPIPE, SIG_IGN);
 	raise_limits();
-	return run_in_scratch(&b, scratch ? scratch : "/var/tmp", argc - optind, argv + optind);
+	code =
+	    code ? code - 1
+		 : run_in_scratch(&b, scratch ? scratch : "/var/tmp", argc - optind, argv + optind);
+	free(b.kernel);
+	free(b.image);
+	return code;
 }

@@ -224,7 +224,7 @@ static int boot(struct bench *b, struct scene *s, struct vmm *v, int dirty_mib, 
 	return rc ? rc : wait_exits(v, dirty_mib ? 2 : 1, e);
 }
 
-static int save(struct scene *s, struct vmm *v, bool hibernate, struct err *e)
+int scene_save(struct scene *s, struct vmm *v, bool hibernate, struct err *e)
 {
 	char layer[200];
 	json_t *r;
@@ -257,9 +257,18 @@ int scene_make(struct bench *b, int dirty_mib, bool hibernate, struct scene *s, 
 	if (rc == 0)
 		rc = boot(b, s, &v, dirty_mib, e);
 	if (rc == 0)
-		rc = save(s, &v, hibernate, e);
+		rc = scene_save(s, &v, hibernate, e);
 	vmm_stop(&v);
 	return rc ? err_wrap(e, rc, "preparing a guest") : 0;
+}
+
+int scene_bring_overlay(const struct scene *s, const struct vmm *v, struct err *e)
+{
+	char command[600];
+
+	snprintf(command, sizeof(command), "cp --sparse=always '%s/overlay' '%s/overlay'", s->dir,
+		 v->dir);
+	return system(command) == 0 ? 0 : err_set(e, -EIO, "failed: %.200s", command);
 }
 
 void scene_fini(struct scene *s)
