@@ -74,7 +74,7 @@ help:
 ## make vm         Linux guests (in the lab where there is no hardware KVM)
 ## make sdk        the published npm client against the server
 ## make bench      times of fork, checkpoint, rollback, wake against their promises, with a picture
-## make bench-lab  boot time beside QEMU microvm
+## make bench-lab  Linux guests: boot, create and wake beside QEMU microvm
 ## make lint       clang-format, clang-tidy, shellcheck, the rule which folder may include which
 ## make clean      remove build/ (the caches outside the checkout stay)
 
@@ -198,7 +198,7 @@ lab: $(B)/test/lab-ring0
 vm: $(PROGRAMS) $(B)/test/vm-guest
 	@tests/run tap vm tests/vm/run
 bench-lab: $(PROGRAMS)
-	@tests/bench/boot
+	@rc=0; tests/bench/boot || rc=1; tests/bench/travel || rc=1; exit $$rc
 
 # --- the server, under ASan and UBSan, with a stand-in for the VMM (tests/api/fake-vmm) ---
 .PHONY: api

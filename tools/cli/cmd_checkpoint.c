@@ -203,6 +203,9 @@ static int restore(struct cli *c, struct http *h, const char *sandbox, const cha
 		return code;
 	snprintf(path, sizeof(path), "/sandboxes/%.200s/checkpoints/%s/restore", sandbox, id);
 	code = http_call(h, &r, &a, &e) < 0 ? cli_fail(c, &e) : 0;
+	if (!code && json_is_true(json_object_get(a.json, "coldBoot")))
+		fprintf(stderr, "dormouse restore: %s: booted from the disk of the checkpoint\n",
+			sandbox);
 	http_answer_fini(&a);
 	if (!code)
 		code = wait_restored(c, h, sandbox);

@@ -21,10 +21,10 @@ int cmd_hibernate(struct cli *c, int argc, char **argv)
 /* A wake that had to boot is a success: the disk is there. The processes are not. */
 static void tell_cold_boot(const struct cli *c, const char *id, const json_t *answer)
 {
-	const char *why = json_string_value(json_object_get(answer, "coldBootReason"));
+	const char *why = json_string_value(json_object_get(answer, "message"));
 	char clean[200];
 
-	if (!json_is_true(json_object_get(answer, "coldBoot")) && !why)
+	if (!json_is_true(json_object_get(answer, "coldBoot")))
 		return;
 	fprintf(
 	    stderr,

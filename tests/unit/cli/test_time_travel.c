@@ -55,7 +55,7 @@ static void answer(struct fake_server *s, const struct fake_request *r, int fd)
 	else if (strstr(t, "/wake"))
 		fake_reply(fd, 200,
 			   "{\"sandboxID\":\"sb-1\",\"status\":\"running\",\"coldBoot\":true,"
-			   "\"coldBootReason\":\"ram: bad checksum\"}");
+			   "\"message\":\"ram: bad checksum\"}");
 	else if (strstr(t, "/store"))
 		fake_reply(fd, 200, "{\"files\":2,\"totalBytes\":1048576}");
 	else if (!strcmp(r->method, "DELETE"))
