@@ -65,6 +65,19 @@ static bool range_ok(const struct guest_mem *m, uint64_t gpa, uint64_t len)
 	return true;
 }
 
+void guest_mem_set_loader(struct guest_mem *m,
+			  int (*load)(void *opaque, const void *at, uint64_t len_bytes),
+			  void *opaque)
+{
+	m->load = load;
+	m->load_opaque = opaque;
+}
+
+static bool loaded(const struct guest_mem *m, const void *at, uint64_t len)
+{
+	return !m->load || m->load(m->load_opaque, at, len) == 0;
+}
+
 int guest_mem_read(const struct guest_mem *m, uint64_t gpa, void *dst, size_t len_bytes)
 {
 	uint8_t *to = dst;
@@ -73,8 +86,11 @@ int guest_mem_read(const struct guest_mem *m, uint64_t gpa, void *dst, size_t le
 		return -EFAULT;
 	while (len_bytes) {
 		uint64_t n = len_bytes;
+		const uint8_t *p = span_at(m, gpa, &n);
 
-		memcpy(to, span_at(m, gpa, &n), n);
+		if (!loaded(m, p, n))
+			return -EFAULT;
+		memcpy(to, p, n);
 		to += n;
 		gpa += n;
 		len_bytes -= n;
@@ -90,8 +106,11 @@ int guest_mem_write(const struct guest_mem *m, uint64_t gpa, const void *src, si
 		return -EFAULT;
 	while (len_bytes) {
 		uint64_t n = len_bytes;
+		uint8_t *p = span_at(m, gpa, &n);
 
-		memcpy(span_at(m, gpa, &n), from, n);
+		if (!loaded(m, p, n))
+			return -EFAULT;
+		memcpy(p, from, n);
 		from += n;
 		gpa += n;
 		len_bytes -= n;
@@ -126,7 +145,8 @@ static uint16_t *cell16(const struct guest_mem *m, uint64_t gpa)
 	uint64_t n = sizeof(uint16_t);
 	uint8_t *p = span_at(m, gpa, &n);
 
-	if (!p || n != sizeof(uint16_t) || (uintptr_t)p % sizeof(uint16_t))
+	if (!p || n != sizeof(uint16_t) || (uintptr_t)p % sizeof(uint16_t) ||
+	    !loaded(m, p, sizeof(uint16_t)))
 		return NULL;
 	return (uint16_t *)(void *)p;
 }

@@ -32,6 +32,8 @@ struct guest_region {
 struct guest_mem {
 	struct guest_region regions[GUEST_MEM_MAX_REGIONS];
 	unsigned int n;
+	int (*load)(void *opaque, const void *at, uint64_t len_bytes);
+	void *load_opaque; /* borrowed */
 };
 
 /**
@@ -43,6 +45,18 @@ struct guest_mem {
  *	   -ENOSPC if the table is full
  */
 int guest_mem_add(struct guest_mem *m, uint64_t gpa, void *hva, uint64_t len_bytes);
+
+/**
+ * guest_mem_set_loader() - RAM is being loaded while the guest runs
+ * @load:	Called before each access of the functions below that goes to memory itself; NULL:
+ *		everything is there. A result other than 0 makes the access fail with -EFAULT
+ *
+ * Nobody else may be in a function below. The pointers of guest_mem_iov() are not loaded: the
+ * system call that they are for faults, and fails with EFAULT where nothing can be loaded.
+ */
+void guest_mem_set_loader(struct guest_mem *m,
+			  int (*load)(void *opaque, const void *at, uint64_t len_bytes),
+			  void *opaque);
 
 /**
  * guest_mem_read() - Copy from the guest

@@ -141,3 +141,35 @@ Test(guest_mem, discarded_pages_read_as_zero_and_parts_of_pages_are_refused)
 	cr_expect_eq(p[0x2000], 5);
 	munmap(p, 0x4000);
 }
+
+/* The last page of the first region cannot be loaded. */
+static int load(void *opaque, const void *at, uint64_t len_bytes)
+{
+	const uint8_t *from = at;
+
+	++*(int *)opaque;
+	return from + len_bytes > ram + 0x1000 && from < ram + 0x2000 ? -EIO : 0;
+}
+
+Test(guest_mem, every_access_is_loaded_first)
+{
+	uint8_t buf[0x2000] = {7};
+	struct guest_mem m;
+	int calls = 0;
+	uint16_t v;
+
+	fill(&m);
+	guest_mem_set_loader(&m, load, &calls);
+	cr_assert_eq(guest_mem_read(&m, 0x1000, buf, 0x1000), 0);
+	cr_assert_eq(guest_mem_write(&m, 0x3000, buf, 0x1000), 0);
+	cr_assert_eq(guest_mem_load16(&m, 0x8000, &v), 0);
+	cr_assert_eq(guest_mem_store16(&m, 0x8000, v), 0);
+	cr_assert_eq(calls, 4);
+	cr_assert_eq(guest_mem_read(&m, 0x1fff, buf, 2), -EFAULT);
+	cr_assert_eq(guest_mem_write(&m, 0x2fff, buf, 2), -EFAULT);
+	cr_assert_eq(guest_mem_load16(&m, 0x2000, &v), -EFAULT);
+	cr_assert_eq(guest_mem_store16(&m, 0x2000, 1), -EFAULT);
+	guest_mem_set_loader(&m, NULL, NULL);
+	cr_assert_eq(guest_mem_read(&m, 0x1fff, buf, 2), 0);
+	cr_assert_eq(calls, 8);
+}
