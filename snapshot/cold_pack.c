@@ -15,8 +15,6 @@
 #include "snapshot/cold_int.h"
 #include "snapshot/ram_image_int.h"
 
-/* A chunk of the raw image is made of whole chunks of the cold one: both are powers of two. */
-_Static_assert(sizeof(uint8_t[RAM_IMAGE_CHUNK]) >= sizeof(uint8_t[COLD_CHUNK_MAX]), "chunk sizes");
 _Static_assert(sizeof(((struct ram_image *)0)->id) == sizeof(((struct cold_image *)0)->image_id),
 	       "one id for both");
 

@@ -44,8 +44,9 @@ enum ram_pager_mode {
 };
 
 struct ram_pager_config {
-	const char *path;	 /* of the cold image */
-	const uint8_t *image_id; /* the image's, COLD_IMAGE_ID_BYTES; NULL: not compared */
+	const char *path;	  /* of the cold image */
+	struct cold_image *image; /* already open, taken over; NULL: @path is opened */
+	const uint8_t *image_id;  /* the image's, COLD_IMAGE_ID_BYTES; NULL: not compared */
 	/* Private, anonymous, never touched or cleared; its size is the image's. Outlives us. */
 	void *ram;
 	uint64_t ram_bytes;
