@@ -396,18 +396,18 @@ static int load_eagerly(struct ram_pager *p, struct err *e)
 
 static int open_image(struct ram_pager *p, const struct ram_pager_config *c, struct err *e)
 {
-	int rc = cold_open(&p->image, c->path, e);
+	int rc = p->image.fd < 0 ? cold_open(&p->image, c->path, e) : 0;
 
 	if (rc)
 		return rc;
 	if (c->image_id && memcmp(c->image_id, p->image.image_id, COLD_IMAGE_ID_BYTES) != 0)
 		return err_set(e, -EINVAL,
 			       "memory image %s: not the image that belongs to this state",
-			       c->path);
+			       p->image.path);
 	if (p->image.ram_bytes != c->ram_bytes)
 		return err_set(e, -EINVAL,
-			       "memory image %s: %llu MiB of memory; the machine has %llu", c->path,
-			       (unsigned long long)p->image.ram_bytes >> 20,
+			       "memory image %s: %llu MiB of memory; the machine has %llu",
+			       p->image.path, (unsigned long long)p->image.ram_bytes >> 20,
 			       (unsigned long long)c->ram_bytes >> 20);
 	return 0;
 }
@@ -421,7 +421,7 @@ static int allocate(struct ram_pager *p, const struct ram_pager_config *c, struc
 	p->order_path = c->order_path ? strdup(c->order_path) : NULL;
 	p->stop_fd = eventfd(0, EFD_CLOEXEC);
 	if (!p->state || !p->order || (c->order_path && !p->order_path) || p->stop_fd < 0)
-		return err_set(e, -ENOMEM, "memory image %s: out of memory", c->path);
+		return err_set(e, -ENOMEM, "memory image %s: out of memory", p->image.path);
 	for (uint32_t i = 0; i < p->image.chunks; i++) {
 		if (is_zero(p, i)) {
 			p->state[i] = CHUNK_LOADED;
@@ -472,9 +472,15 @@ int ram_pager_start(struct ram_pager **out, const struct ram_pager_config *c, st
 	if (!p) {
 		if (c->uffd >= 0)
 			close(c->uffd);
+		if (c->image)
+			cold_close(c->image);
 		return err_set(e, -ENOMEM, "out of memory");
 	}
 	p->image.fd = p->stop_fd = -1;
+	if (c->image) {
+		p->image = *c->image;
+		*c->image = (struct cold_image){.fd = -1};
+	}
 	p->uffd = c->uffd;
 	p->ram = c->ram;
 	p->depth = c->depth ? c->depth : DEFAULT_DEPTH;

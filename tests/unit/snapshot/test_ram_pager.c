@@ -221,10 +221,15 @@ Test(ram_pager, without_io_uring)
 Test(ram_pager, everything_first)
 {
 	struct ram_pager_config c = config();
+	struct cold_image image;
 	struct ram_pager *p;
 
 	c.mode = RAM_PAGER_EAGER;
+	c.path = NULL;
+	c.image = &image;
+	cr_assert_eq(cold_open(&image, path, NULL), 0);
 	p = start(&c);
+	cr_assert_eq(image.fd, -1, "taken over");
 	cr_assert_eq(progress(p).state, RAM_PAGER_DONE);
 	cr_assert_not(progress(p).on_fault);
 	ram_pager_stop(p);
