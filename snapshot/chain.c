@@ -71,7 +71,7 @@ static int add(struct chain *c, const char *path, struct layer *l, struct err *e
 	copy = strdup(path);
 	if (!copy)
 		return err_set(e, -ENOMEM, "out of memory");
-	c->links[c->n++] = (struct chain_link){copy, l};
+	c->links[c->n++] = (struct chain_link){.path = copy, .layer = l};
 	return 0;
 }
 
@@ -137,7 +137,9 @@ int chain_layer(struct chain *c, unsigned int i, struct layer **out, struct err 
 	l = malloc(sizeof(*l));
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = layer_open(l, c->links[i].path, LAYER_READ, e);
+	rc = layer_open(l, c->links[i].path,
+			c->links[i].busy ? LAYER_READ : LAYER_READ | LAYER_WAIT, e);
+	c->links[i].busy = rc == -EBUSY;
 	if (rc == 0 && above)
 		rc = chain_check_link(c, above, l, e);
 	if (rc == 0 && i == 0 && !c->any_base)

@@ -21,6 +21,7 @@
 struct chain_link {
 	char *path;	     /* owned */
 	struct layer *layer; /* owned; NULL: not opened yet */
+	bool busy;	     /* another process has it: waiting was in vain once */
 };
 
 struct chain {

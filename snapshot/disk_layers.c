@@ -113,14 +113,13 @@ static int init_top(struct layers_disk *d, struct layer *l, uint64_t size, struc
 static int open_top(struct layers_disk *d, const char *path, uint64_t size, struct err *e)
 {
 	struct layer *l = malloc(sizeof(*l));
-	int rc = layers_fault(d, "header");
+	int rc;
 
-	if (!l || rc < 0) {
-		free(l);
-		return rc < 0 ? err_sys(e, rc, "layer %s", path)
-			      : err_set(e, -ENOMEM, "out of memory");
-	}
-	rc = layer_open(l, path, LAYER_WRITE | LAYER_CREATE, e);
+	if (!l)
+		return err_set(e, -ENOMEM, "out of memory");
+	rc = layer_open(l, path, LAYER_WRITE | LAYER_CREATE | LAYER_WAIT, e);
+	if (rc >= 0 && layers_fault(d, "header") < 0)
+		rc = err_set(e, -EIO, "layer %s: writing the header", path);
 	if (rc == 1) {
 		rc = init_top(d, l, size, e);
 	} else if (rc == 0) {
@@ -217,7 +216,11 @@ int disk_layers_switch(struct disk *disk, const char *new_path,
 		free(l);
 		return rc;
 	}
-	rc = layer_init(l, d->disk.size_bytes, d->top, &d->chain.base, e);
+	rc = layers_fault(d, "header");
+	if (rc < 0)
+		err_sys(e, rc, "layer %s: writing the header", new_path);
+	else
+		rc = layer_init(l, d->disk.size_bytes, d->top, &d->chain.base, e);
 	if (rc == 0)
 		rc = chain_add_open(&d->chain, l, e);
 	if (rc == 0) {

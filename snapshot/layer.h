@@ -107,7 +107,12 @@ enum {
 	LAYER_READ = 0,
 	LAYER_WRITE = 1,  /* exclusively locked; a sealed layer is refused */
 	LAYER_CREATE = 2, /* if it is not there; with LAYER_WRITE */
-	LAYER_NEW = 4	  /* it may not be there; with LAYER_WRITE */
+	LAYER_NEW = 4,	  /* it may not be there; with LAYER_WRITE */
+	/*
+	 * Wait half a second for the lock: a process that was killed keeps it until the
+	 * kernel has come to the end of its I/O, which may be after it was waited for.
+	 */
+	LAYER_WAIT = 8
 };
 
 /**

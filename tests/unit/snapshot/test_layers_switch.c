@@ -161,3 +161,170 @@ Test(layers_switch, the_short_last_cluster_of_a_sealed_layer_is_verified_too)
 	cr_expect_eq(kit_read(&k, SIZE_BYTES - 512, buf, 512), -EIO);
 	kit_fini(&k);
 }
+
+/* --- FLUSH across a switch ---------------------------------------------------------------- */
+
+/* The points that were passed, the first letters of their names: s(ync), m(ap), d(ir), ... */
+struct trace {
+	char seen[256];
+	size_t n;
+	unsigned int fail_sync; /* the sync with this number fails */
+	unsigned int syncs;
+};
+
+static int trace_point(void *opaque, const char *point)
+{
+	struct trace *t = opaque;
+
+	/* What a FLUSH does. */
+	if (strcmp(point, "sync") && strcmp(point, "map") && strcmp(point, "dir"))
+		return 0;
+	t->seen[t->n++ % (sizeof(t->seen) - 1)] = point[0];
+	return !strcmp(point, "sync") && ++t->syncs == t->fail_sync ? -EIO : 0;
+}
+
+Test(layers_switch, a_flush_after_the_switch_makes_the_old_layer_durable_first)
+{
+	struct trace t = {.n = 0};
+	struct disk_kit k;
+	struct err e;
+
+	kit_init(&k, BASE_BYTES);
+	k.fault = trace_point;
+	k.fault_opaque = &t;
+	cr_assert_eq(kit_open(&k, SIZE_BYTES, NULL), 0);
+	cr_assert_eq(kit_do(&k, DISK_FLUSH, 0, 0), 0);
+	kit_write_bytes(&k, 4096 * 2, 4096, first);
+	t = (struct trace){.n = 0};
+	cr_assert_eq(kit_switch(&k, &e), 0, "%s", e.msg);
+	kit_write_bytes(&k, 4096 * 3, 4096, second);
+	cr_assert_eq(kit_do(&k, DISK_FLUSH, 0, 0), 0);
+	/* The old one: data, map, map; then the new one the same, and its directory entry,
+	 * which may be in two rounds, as the sealing has one of its own. */
+	cr_assert(!strncmp(t.seen, "smss", 4), "%s", t.seen);
+	cr_assert(strchr(t.seen + 3, 'm') && strchr(t.seen + 3, 'd'), "%s", t.seen);
+	if (!k.seals)
+		cr_assert_eq(kit_wait_sealed(&k), 0);
+	/* Now the old one has no part in it. */
+	kit_write_bytes(&k, 4096 * 3, 4096, first);
+	t = (struct trace){.n = 0};
+	cr_assert_eq(kit_do(&k, DISK_FLUSH, 0, 0), 0);
+	cr_assert_str_eq(t.seen, "s");
+	kit_fini(&k);
+}
+
+Test(layers_switch, a_flush_fails_when_the_old_layer_cannot_be_made_durable)
+{
+	struct trace t = {.fail_sync = 1};
+	struct disk_kit k;
+	struct err e;
+
+	kit_init(&k, BASE_BYTES);
+	k.fault = trace_point;
+	k.fault_opaque = &t;
+	cr_assert_eq(kit_open(&k, SIZE_BYTES, NULL), 0);
+	kit_write_bytes(&k, 4096 * 2, 4096, first);
+	cr_assert_eq(kit_switch(&k, &e), 0, "%s", e.msg);
+	cr_expect_eq(kit_wait_sealed(&k), -EIO);
+	/* It works on, and promises nothing more. */
+	kit_write_bytes(&k, 4096 * 3, 4096, second);
+	kit_expect(&k, 4096 * 2, 4096, first, "below");
+	kit_expect(&k, 4096 * 3, 4096, second, "above");
+	cr_expect_eq(kit_do(&k, DISK_FLUSH, 0, 0), -EIO);
+	cr_assert_eq(kit_switch(&k, &e), 0, "%s", e.msg);
+	cr_expect_eq(kit_wait_sealed(&k), -EIO);
+	cr_expect_eq(kit_do(&k, DISK_FLUSH, 0, 0), -EIO);
+	kit_fini(&k);
+}
+
+/* --- Under load ----------------------------------------------------------------------------- */
+
+#define LOAD 64
+
+struct load {
+	struct disk_req r;
+	struct iovec iov;
+	uint8_t data[4096];
+	unsigned int *over;
+	int result;
+};
+
+static void load_done(struct disk_req *r, int result)
+{
+	struct load *l = container_of(r, struct load, r);
+
+	l->result = result;
+	++*l->over;
+}
+
+static void submit_load(struct disk_kit *k, struct load *loads, unsigned int *over, uint8_t round)
+{
+	for (unsigned int i = 0; i < LOAD; i++) {
+		struct load *l = &loads[i];
+
+		memset(l->data, round + (int)i, sizeof(l->data));
+		l->over = over;
+		l->iov = (struct iovec){l->data, sizeof(l->data)};
+		/* Every eighth is a FLUSH; every fifth not aligned. */
+		l->r = (struct disk_req){.op = i % 8 == 7 ? DISK_FLUSH : DISK_WRITE,
+					 .offset_bytes = i * 8192ull + (i % 5 == 4 ? 512 : 0),
+					 .len_bytes = sizeof(l->data),
+					 .iov = &l->iov,
+					 .iov_n = 1,
+					 .done = load_done};
+		k->disk->ops->submit(k->disk, &l->r);
+	}
+	k->disk->ops->kick(k->disk);
+}
+
+Test(layers_switch, writes_and_flushes_in_flight_before_and_after_are_all_there)
+{
+	static struct load loads[2][LOAD];
+	struct disk_kit k;
+	struct err e;
+
+	kit_init(&k, BASE_BYTES);
+	cr_assert_eq(kit_open(&k, LOAD * 8192 + 4096, &e), 0, "%s", e.msg);
+	for (unsigned int round = 0; round < 20; round++) {
+		unsigned int before = 0, after = 0, seals = k.seals;
+
+		submit_load(&k, loads[0], &before, (uint8_t)round);
+		/* Drains. */
+		cr_assert_eq(kit_switch(&k, &e), 0, "%s", e.msg);
+		cr_assert_eq(before, LOAD);
+		submit_load(&k, loads[1], &after, (uint8_t)(round + 100));
+		if (k.seals == seals)
+			cr_assert_eq(kit_wait_sealed(&k), 0);
+		k.disk->ops->drain(k.disk);
+		cr_assert_eq(after, LOAD);
+		for (unsigned int i = 0; i < LOAD; i++) {
+			uint8_t buf[4096];
+
+			cr_assert_eq(loads[0][i].result, 0);
+			cr_assert_eq(loads[1][i].result, 0);
+			if (i % 8 == 7)
+				continue;
+			cr_assert_eq(kit_read(&k, loads[1][i].r.offset_bytes, buf, 4096), 0);
+			cr_assert_arr_eq(buf, loads[1][i].data, 4096);
+		}
+	}
+	kit_fini(&k);
+}
+
+Test(layers_switch, a_switch_with_writes_in_flight_is_refused)
+{
+	static struct load loads[LOAD];
+	unsigned int over = 0;
+	struct disk_kit k;
+	struct err e;
+	char path[128];
+
+	kit_init(&k, BASE_BYTES);
+	cr_assert_eq(kit_open(&k, LOAD * 8192 + 4096, NULL), 0);
+	submit_load(&k, loads, &over, 1);
+	snprintf(path, sizeof(path), "%s/next", k.dir);
+	cr_assert_eq(disk_layers_switch(k.disk, path, NULL, NULL, &e), -EBUSY);
+	cr_expect(access(path, F_OK) < 0);
+	k.disk->ops->drain(k.disk);
+	kit_fini(&k);
+}
