@@ -53,6 +53,7 @@ PROGRAMS := $(if $(wildcard vmm/main.c),$(B)/dormouse-vmm) \
             $(if $(wildcard tools/cli/main.c),$(B)/dormouse) \
             $(if $(wildcard tools/bench/main.c),$(B)/dormouse-bench) \
             $(if $(wildcard tools/ram/main.c),$(B)/dormouse-ram) \
+            $(if $(wildcard tools/img/main.c),$(B)/dormouse-img) \
             $(if $(wildcard guest-kernel/agent/main.c),$(B)/dormouse-agent)
 
 .PHONY: all help
@@ -61,7 +62,7 @@ all: $(PROGRAMS)
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make            build dormouse-vmm, dormoused, dormouse, dormouse-ram and dormouse-agent into build/
+## make            build dormouse-vmm, dormoused, dormouse, dormouse-ram, dormouse-img and dormouse-agent into build/
 ## make deps       install the Debian packages that build and tests need (root), or print the command
 ## make images     build (or take from the cache) the guest kernel and the root images
 ## make demo       run the npm client against a server, end to end
@@ -87,6 +88,8 @@ $(B)/dormouse: $(B)/obj/tools/cli/main.o $(call arch,obj,cli lib)
 $(B)/dormouse-bench: $(B)/obj/tools/bench/main.o $(call arch,obj,bench lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_bench)
 $(B)/dormouse-ram: $(B)/obj/tools/ram/main.o $(call arch,obj,snapshot devices lib)
+	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
+$(B)/dormouse-img: $(B)/obj/tools/img/main.o $(call arch,obj,snapshot devices lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
 $(B)/dormouse-agent: $(B)/static/guest-kernel/agent/main.o $(call arch,static,agent guestlib)
 	$(CC) -static -o $@ $^ -lpthread

@@ -71,6 +71,9 @@ static int add(struct chain *c, const char *path, struct layer *l, struct err *e
 	copy = strdup(path);
 	if (!copy)
 		return err_set(e, -ENOMEM, "out of memory");
+	/* Nothing looked at yet: so it stays, or begins with this one. */
+	if (c->low == c->n && !l)
+		c->low++;
 	c->links[c->n++] = (struct chain_link){.path = copy, .layer = l};
 	return 0;
 }
@@ -90,10 +93,19 @@ void chain_drop(struct chain *c)
 	free(c->links[--c->n].path);
 }
 
+static bool is_none(const uint8_t *id)
+{
+	static const uint8_t none[LAYER_ID_BYTES];
+
+	return !memcmp(id, none, sizeof(none));
+}
+
 int chain_check_base(const struct chain *c, const struct layer *l, struct err *e)
 {
 	if (c->any_base || layer_same_base(&l->h, &c->base))
 		return 0;
+	if (!c->base.bytes)
+		return err_set(e, -EINVAL, "layer %s: made on a base, which is missing", l->path);
 	return err_set(e, -EINVAL,
 		       "layer %s: made on another base, or the base has changed "
 		       "(size or modification time)",
@@ -103,12 +115,11 @@ int chain_check_base(const struct chain *c, const struct layer *l, struct err *e
 int chain_check_link(const struct chain *c, const struct layer *child, const struct layer *parent,
 		     struct err *e)
 {
-	static const uint8_t none[LAYER_ID_BYTES];
 	int rc = chain_check_base(c, child, e);
 
 	if (rc < 0)
 		return rc;
-	if (!parent && memcmp(child->h.parent, none, sizeof(none)))
+	if (!parent && !is_none(child->h.parent))
 		return err_set(e, -EINVAL, "layer %s: the layer below it (its parent) is missing",
 			       child->path);
 	if (!parent)
@@ -122,49 +133,98 @@ int chain_check_link(const struct chain *c, const struct layer *child, const str
 	return 0;
 }
 
-int chain_layer(struct chain *c, unsigned int i, struct layer **out, struct err *e)
+/* The layer that has to have its parent below link @i. */
+static struct layer *child_of(struct chain *c, unsigned int i)
 {
-	struct layer *above = NULL, *l = c->links[i].layer;
-	int rc = 0;
+	while (++i < c->n)
+		if (c->links[i].layer)
+			return c->links[i].layer;
+	return NULL;
+}
 
-	*out = l;
-	if (l)
-		return 0;
-	if (i + 1 < c->n)
-		rc = chain_layer(c, i + 1, &above, e);
-	if (rc < 0)
-		return rc;
-	l = malloc(sizeof(*l));
+/* Is @l a flattened one that the layer with this id (NULL: any) is void for? */
+static bool stands_for(const struct layer *l, const uint8_t *id)
+{
+	if (!l || !(l->h.flags & LAYER_FLAT))
+		return false;
+	return id ? memcmp(l->h.parent, id, LAYER_ID_BYTES) : is_none(l->h.parent);
+}
+
+static int open_link(struct chain *c, unsigned int i, struct layer *above, struct err *e)
+{
+	struct chain_link *link = &c->links[i];
+	struct layer *l = malloc(sizeof(*l));
+	int rc;
+
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = layer_open(l, c->links[i].path,
-			c->links[i].busy ? LAYER_READ : LAYER_READ | LAYER_WAIT, e);
-	c->links[i].busy = rc == -EBUSY;
-	if (rc == 0 && above)
-		rc = chain_check_link(c, above, l, e);
-	if (rc == 0 && i == 0 && !c->any_base)
-		rc = chain_check_link(c, l, NULL, e);
-	if (rc < 0) {
-		layer_close(l);
-		free(l);
-		return rc;
+	rc = layer_open(l, link->path, link->busy ? LAYER_READ : LAYER_READ | LAYER_WAIT, e);
+	link->busy = rc == -EBUSY;
+	if (rc == 0 && stands_for(above, l->h.id)) {
+		link->skipped = true;
+	} else if (rc == 0) {
+		rc = above ? chain_check_link(c, above, l, e) : 0;
+		if (rc == 0 && i == 0 && !c->any_base)
+			rc = chain_check_link(c, l, NULL, e);
 	}
-	*out = c->links[i].layer = l;
+	if (rc == 0 && !link->skipped) {
+		link->layer = l;
+		return 0;
+	}
+	layer_close(l);
+	free(l);
+	return rc;
+}
+
+/* Open link @i, or find out that it is void. All above it have been looked at. */
+static int look_at(struct chain *c, unsigned int i, struct err *e)
+{
+	struct layer *above = child_of(c, i);
+	int rc = 0;
+
+	if (stands_for(above, NULL))
+		c->links[i].skipped = true;
+	else
+		rc = open_link(c, i, above, e);
+	/* Its parent should have been among those that were skipped. */
+	if (rc == 0 && above && i == 0 && c->links[i].skipped && !c->any_base)
+		rc = chain_check_link(c, above, NULL, e);
+	if (rc == 0)
+		c->low = i;
+	return rc;
+}
+
+int chain_layer(struct chain *c, unsigned int i, struct layer **out, struct err *e)
+{
+	while (c->low > i) {
+		int rc = look_at(c, c->low - 1, e);
+
+		if (rc < 0)
+			return rc;
+	}
+	*out = c->links[i].layer;
 	return 0;
 }
 
-/* The layer that has a cluster, from the top. Return: 1, 0 if none has, -EIO. */
-static int owner_of(struct chain *c, uint64_t cluster, struct layer **owner)
+/* As chain_layer(), but the failure is logged and -EIO. */
+static int need_layer(struct chain *c, unsigned int i, struct layer **out)
+{
+	struct err e;
+
+	if (chain_layer(c, i, out, &e) == 0)
+		return 0;
+	log_guest("%s", e.msg);
+	return -EIO;
+}
+
+int chain_owner(struct chain *c, uint64_t cluster, struct layer **owner)
 {
 	for (unsigned int i = c->n; i-- > 0;) {
-		struct err e;
-		int rc;
+		int rc = need_layer(c, i, owner);
 
-		if (chain_layer(c, i, owner, &e) < 0) {
-			log_guest("%s", e.msg);
-			return -EIO;
-		}
-		rc = layer_has(*owner, cluster);
+		if (rc < 0)
+			return rc;
+		rc = *owner ? layer_has(*owner, cluster) : 0;
 		if (rc)
 			return rc;
 	}
@@ -172,17 +232,34 @@ static int owner_of(struct chain *c, uint64_t cluster, struct layer **owner)
 	return 0;
 }
 
+int64_t chain_skip(struct chain *c, uint64_t cluster)
+{
+	int64_t next = INT64_MAX;
+
+	for (unsigned int i = c->n; i-- > 0;) {
+		struct layer *l;
+		int64_t mine;
+
+		if (need_layer(c, i, &l) < 0)
+			return -EIO;
+		mine = l ? layer_skip(l, cluster) : INT64_MAX;
+		if (mine < next)
+			next = mine;
+	}
+	return next;
+}
+
 int chain_find(struct chain *c, uint64_t offset, uint64_t end, struct chain_run *run)
 {
 	uint64_t cluster = offset / LAYER_CLUSTER, stop, limit;
 	struct layer *owner, *next;
-	int rc = owner_of(c, cluster, &owner);
+	int rc = chain_owner(c, cluster, &owner);
 
 	if (rc < 0)
 		return rc;
 	for (stop = (cluster + 1) * LAYER_CLUSTER; stop < end; stop += LAYER_CLUSTER) {
 		/* A failure is that of the next run. */
-		if (owner_of(c, stop / LAYER_CLUSTER, &next) < 0 || next != owner)
+		if (chain_owner(c, stop / LAYER_CLUSTER, &next) < 0 || next != owner)
 			break;
 	}
 	if (stop > end)

@@ -22,15 +22,17 @@ struct chain_link {
 	char *path;	     /* owned */
 	struct layer *layer; /* owned; NULL: not opened yet */
 	bool busy;	     /* another process has it: waiting was in vain once */
+	bool skipped;	     /* its content is in a flattened layer above */
 };
 
 struct chain {
 	int base_fd; /* owned; -1: no base */
 	char *base_path;
 	struct layer_base base;
-	bool any_base;		  /* the base is not at hand: do not compare, do not read it */
+	bool any_base; /* the layers are a part of a chain: what is below is not at hand */
 	struct chain_link *links; /* owned */
 	unsigned int n;
+	unsigned int low; /* the links from this one on have been looked at */
 };
 
 /* Nothing in it; chain_fini() is possible from here on, and idempotent. */
@@ -50,6 +52,7 @@ void chain_drop(struct chain *c);
 /**
  * chain_layer() - A layer of the chain, opened now if it was not
  * @i:		Index; all layers above it are opened first
+ * @out:	NULL, without an error, if the layer is void: a flattened one above has its place
  *
  * Return: 0; -EINVAL if it is not the parent of the layer above, or not on this base;
  *	   or as layer_open()
@@ -64,6 +67,14 @@ int chain_check_base(const struct chain *c, const struct layer *l, struct err *e
  */
 int chain_check_link(const struct chain *c, const struct layer *child, const struct layer *parent,
 		     struct err *e);
+
+/* The layer that a cluster is in, from the top. Return: 1, 0 if none has it, -EIO (logged). */
+int chain_owner(struct chain *c, uint64_t cluster, struct layer **owner);
+
+/**
+ * chain_skip() - layer_skip() for all layers of a chain
+ */
+int64_t chain_skip(struct chain *c, uint64_t cluster);
 
 /* A piece of the disk that comes from one place. */
 struct chain_run {

@@ -89,7 +89,7 @@ static int check_layout(const char *path, const struct layer_header *h, struct e
 	if (h->version != LAYER_VERSION || h->header_bytes != sizeof(*h) ||
 	    h->cluster_bytes != LAYER_CLUSTER || h->map_sector_bits != LAYER_SECTOR_BITS ||
 	    h->map_offset != LAYER_MAP || h->data_offset != LAYER_DATA ||
-	    (h->flags & ~LAYER_SEALED))
+	    (h->flags & ~(LAYER_SEALED | LAYER_FLAT)))
 		return err_set(e, -EINVAL, "layer %s: layout is not that of version %d", path,
 			       LAYER_VERSION);
 	if (layer_check_size(path, h->size_bytes, e) < 0)
@@ -312,6 +312,17 @@ int layer_init(struct layer *l, uint64_t size_bytes, const struct layer *parent,
 	if (rc == 0)
 		rc = write_header(l, &h, e);
 	return rc ? rc : make_map(l, true, e);
+}
+
+int layer_stand_for(struct layer *l, const struct layer *top, const struct layer *lowest,
+		    struct err *e)
+{
+	struct layer_header h = l->h;
+
+	memcpy(h.id, top->h.id, sizeof(h.id));
+	memcpy(h.parent, lowest->h.parent, sizeof(h.parent));
+	h.flags |= LAYER_FLAT;
+	return write_header(l, &h, e);
 }
 
 int layer_grow(struct layer *l, uint64_t size_bytes, struct err *e)

@@ -48,7 +48,9 @@
 #define LAYER_MAX_BYTES	  (2ull << 40)
 #define LAYER_ID_BYTES	  16
 
-#define LAYER_SEALED 1u /* a flag; all others are refused */
+/* Flags; all others are refused. */
+#define LAYER_SEALED 1u
+#define LAYER_FLAT   2u /* took the place of several: those between it and its parent are void */
 
 /* What a raw base is known by. All zero: there is none. */
 struct layer_base {
@@ -137,6 +139,14 @@ void layer_close(struct layer *l);
 int layer_init(struct layer *l, uint64_t size_bytes, const struct layer *parent,
 	       const struct layer_base *base, struct err *e);
 
+/**
+ * layer_stand_for() - Take the identity of a run of layers: what @l gets their content for
+ * @top:	The newest of them: its id
+ * @lowest:	The oldest of them: its parent
+ */
+int layer_stand_for(struct layer *l, const struct layer *top, const struct layer *lowest,
+		    struct err *e);
+
 /* Make the disk larger, in one write of the header. */
 int layer_grow(struct layer *l, uint64_t size_bytes, struct err *e);
 
@@ -149,6 +159,14 @@ int layer_check_size(const char *path, uint64_t size, struct err *e);
  * Return: 1, 0, -EIO if this part of the map cannot be read or is damaged
  */
 int layer_has(struct layer *l, uint64_t cluster);
+
+/**
+ * layer_skip() - Pass over a part of the disk of which the layer has nothing
+ *
+ * Return: a cluster, @cluster or a later one, before which there is nothing from
+ *	   @cluster on; or -EIO as layer_has()
+ */
+int64_t layer_skip(struct layer *l, uint64_t cluster);
 
 /**
  * layer_add() - Say that clusters are in the layer

@@ -87,6 +87,20 @@ int layer_has(struct layer *l, uint64_t cluster)
 	return bit_get(l->map[sector].bytes, cluster % LAYER_SECTOR_BITS);
 }
 
+int64_t layer_skip(struct layer *l, uint64_t cluster)
+{
+	uint32_t sector = (uint32_t)(cluster / LAYER_SECTOR_BITS);
+	int rc;
+
+	if (cluster >= layer_clusters(l->h.size_bytes))
+		return INT64_MAX;
+	rc = load(l, sector);
+	if (rc < 0)
+		return rc;
+	return layer_sector_never(&l->map[sector]) ? (sector + 1ll) * LAYER_SECTOR_BITS
+						   : (int64_t)cluster;
+}
+
 int layer_add(struct layer *l, uint64_t cluster, uint64_t n)
 {
 	for (; n; n--, cluster++) {

@@ -17,12 +17,13 @@ uint8_t kit_base_byte(uint64_t offset)
 	return (uint8_t)(offset / 512 * 7 + offset % 512);
 }
 
-void kit_init(struct disk_kit *k, uint64_t base_bytes)
+static void init_in(struct disk_kit *k, uint64_t base_bytes, const char *dir)
 {
 	uint8_t *data = malloc(base_bytes);
 	int fd;
 
-	*k = (struct disk_kit){.dir = "/tmp/disk-test-XXXXXX"};
+	*k = (struct disk_kit){.disk = NULL};
+	snprintf(k->dir, sizeof(k->dir), "%s/disk-test-XXXXXX", dir);
 	cr_assert(mkdtemp(k->dir));
 	snprintf(k->base, sizeof(k->base), "%s/base", k->dir);
 	snprintf(k->overlay, sizeof(k->overlay), "%s/overlay", k->dir);
@@ -34,6 +35,16 @@ void kit_init(struct disk_kit *k, uint64_t base_bytes)
 	close(fd);
 	free(data);
 	cr_assert_eq(loop_init(&k->loop, NULL), 0);
+}
+
+void kit_init(struct disk_kit *k, uint64_t base_bytes)
+{
+	init_in(k, base_bytes, "/tmp");
+}
+
+void kit_init_in_memory(struct disk_kit *k, uint64_t base_bytes)
+{
+	init_in(k, base_bytes, access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
 }
 
 int kit_open(struct disk_kit *k, uint64_t size_bytes, struct err *e)

@@ -25,6 +25,11 @@ struct disk_kit {
 
 /* A base of @base_bytes: byte i of sector s is (s * 7 + i) & 0xff. Not opened yet. */
 void kit_init(struct disk_kit *k, uint64_t base_bytes);
+/*
+ * The same in memory, for tests that kill and fail at each of hundreds of points: what a
+ * process wrote is there after its death, durable or not, so disks would only be slow.
+ */
+void kit_init_in_memory(struct disk_kit *k, uint64_t base_bytes);
 /* Close if open, remove everything. */
 void kit_fini(struct disk_kit *k);
 /* Return: as disk_layers_open(). */

@@ -258,7 +258,7 @@ static bool kill_at(unsigned int at)
 	int status;
 	pid_t pid;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init_in_memory(&k, BASE_BYTES);
 	pid = fork();
 	cr_assert_geq(pid, 0);
 	if (!pid) {
@@ -307,7 +307,7 @@ static bool fail_at(unsigned int at, int error)
 	bool hit;
 	int rc;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init_in_memory(&k, BASE_BYTES);
 	k.fault = fault_at;
 	k.fault_opaque = &f;
 	rc = kit_open(&k, SIZE_BYTES, &e);
