@@ -10,7 +10,7 @@
  * machine. So these are times of the host's side, for real, also where no Linux guest boots.
  *
  * What is measured in the VMM's process is what the VMM itself reports: pause_us,
- * rollback_us, restore_us, and first_exit_us, which is from the arrival of the request to the
+ * rollback_us, restore_us, and to_first_exit_us, which is from the arrival of the request to the
  * first exit of the guest. Where a process has to be made first, the clock is ours.
  */
 #ifndef TOOLS_BENCH_BENCH_H
@@ -26,7 +26,7 @@
 struct bench {
 	/* options */
 	const char *vmm, *guests, *json_path;
-	bool linux_guest;
+	bool linux_guest, realtime;
 	char *kernel, *image; /* of the Linux guest */
 	int samples, forks, memory_mib, fill_mib;
 	/* state */

@@ -95,15 +95,16 @@ int machine_first_exit(struct vmm *v, double *us, struct err *e)
 	uint64_t until_ms = clock_mono_ms() + VMM_HANG_MS;
 
 	while (clock_mono_ms() < until_ms) {
-		json_t *info;
+		json_t *info, *restore;
 		int rc = vmm_op(v, "info", &info, e);
 		bool there;
 
 		if (rc < 0)
 			return rc;
-		there = json_is_number(json_object_get(info, "first_exit_us"));
+		restore = json_object_get(info, "restore");
+		there = json_is_object(restore);
 		if (there)
-			rc = vmm_number(info, "first_exit_us", us, e);
+			rc = vmm_number(restore, "to_first_exit_us", us, e);
 		json_decref(info);
 		if (there)
 			return rc;
