@@ -95,6 +95,8 @@ void agent_pool_put(struct agent_pool *p, struct agent_conn *c);
 void agent_pool_abort(struct agent_pool *p);
 /* Close the idle ones (after a guest reset); those in use fail by themselves. */
 void agent_pool_flush(struct agent_pool *p);
+/* As agent_pool_abort(), but new ones can be had: the guest goes away and comes back. */
+void agent_pool_reset(struct agent_pool *p);
 
 /* ---- exec ---- */
 

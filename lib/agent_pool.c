@@ -76,17 +76,27 @@ void agent_pool_destroy(struct agent_pool *p)
 	free(p);
 }
 
-void agent_pool_abort(struct agent_pool *p)
+static void break_all(struct agent_pool *p, bool for_ever)
 {
 	struct agent_conn *idle;
 
 	pthread_mutex_lock(&p->lock);
-	p->aborted = true;
+	p->aborted |= for_ever;
 	idle = take_idle(p);
 	for (struct agent_conn *c = p->in_use; c; c = c->pool_next)
 		agent_conn_abort(c);
 	pthread_mutex_unlock(&p->lock);
 	close_list(idle);
+}
+
+void agent_pool_abort(struct agent_pool *p)
+{
+	break_all(p, true);
+}
+
+void agent_pool_reset(struct agent_pool *p)
+{
+	break_all(p, false);
 }
 
 static void link_in_use(struct agent_pool *p, struct agent_conn *c)

@@ -422,6 +422,11 @@ int vmm_client_connect(const char *socket_path, const struct vmm_client_ops *ops
 	return 0;
 }
 
+void vmm_client_abort(struct vmm_client *c)
+{
+	shutdown(c->fd, SHUT_RDWR);
+}
+
 void vmm_client_destroy(struct vmm_client *c)
 {
 	if (!c)

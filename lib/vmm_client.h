@@ -82,6 +82,9 @@ int vmm_client_call(struct vmm_client *c, json_t *request, int timeout_ms, json_
 int vmm_client_op(struct vmm_client *c, const char *op, int timeout_ms, json_t **answer,
 		  struct err *e);
 
+/* End the connection: calls in progress, on any thread, return -EPIPE. */
+void vmm_client_abort(struct vmm_client *c);
+
 /* Close the connection, wait for the reader, free. No call may be in progress. NULL is fine. */
 void vmm_client_destroy(struct vmm_client *c);
 

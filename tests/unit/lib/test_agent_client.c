@@ -448,3 +448,23 @@ Test(agent_pool, after_an_abort_those_in_use_fail_and_there_are_no_new_ones)
 	agent_pool_destroy(p);
 	close(fd);
 }
+
+Test(agent_pool, after_a_reset_those_in_use_fail_and_new_ones_can_be_had)
+{
+	struct agent_pool *p = pool_of(8);
+	struct agent_conn *c, *idle;
+	int fds[3];
+
+	c = get_new(p, &fds[0]);
+	idle = get_new(p, &fds[1]);
+	agent_pool_put(p, idle);
+	agent_pool_reset(p);
+	cr_expect_lt(agent_ping(c, &e), 0);
+	agent_pool_put(p, c);
+	c = get_new(p, &fds[2]);
+	cr_expect_not(agent_conn_broken(c));
+	agent_pool_put(p, c);
+	agent_pool_destroy(p);
+	for (int i = 0; i < 3; i++)
+		close(fds[i]);
+}
