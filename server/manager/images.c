@@ -4,9 +4,11 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SUFFIX ".ext4"
 
@@ -16,6 +18,18 @@ static const char *find_exact(const struct images *im, const char *name)
 		if (!strcmp(im->items[i].name, name))
 			return im->items[i].path;
 	return NULL;
+}
+
+/* What is recorded of an image has to hold wherever the next daemon is started. */
+static char *absolute(const char *dir, const char *file)
+{
+	char cwd[PATH_MAX] = "", *path;
+
+	if (*(*dir ? dir : file) != '/' && !getcwd(cwd, sizeof(cwd)))
+		return NULL;
+	return asprintf(&path, "%s%s%s%s%s", cwd, *cwd ? "/" : "", dir, *dir ? "/" : "", file) < 0
+		   ? NULL
+		   : path;
 }
 
 static int add(struct images *im, const char *name, size_t name_len, const char *dir,
@@ -28,14 +42,13 @@ static int add(struct images *im, const char *name, size_t name_len, const char 
 	im->items = grown;
 	item = &im->items[im->n];
 	item->name = strndup(name, name_len);
-	item->path = NULL;
-	if (item->name && asprintf(&item->path, "%s%s%s", dir, *dir ? "/" : "", file) < 0)
-		item->path = NULL;
+	item->path = absolute(dir, file);
 	if (item->name && item->path) {
 		im->n++;
 		return 0;
 	}
 	free(item->name);
+	free(item->path);
 	return -ENOMEM;
 }
 
