@@ -47,6 +47,10 @@ static const struct setting settings[] = {
      "largest disk of a sandbox (default 262144)"},
     {"max-sandboxes", NUMBER, AT(max_sandboxes), 1, 1000000, "N",
      "most running sandboxes (default 1000)"},
+    {"pool-size", NUMBER, AT(pool_size), 0, 1000, "N",
+     "VMM processes made in advance, for fast creates (default 2)"},
+    {"prewarm", LIST, AT(prewarm), 0, 0, "NAME",
+     "boot this template and checkpoint it at the start, not at the first create; repeatable"},
     {"boot-timeout", NUMBER, AT(boot_timeout_s), 1, 3600, "SECONDS",
      "until a new guest must answer (default 60)"},
     {"exit-grace", NUMBER, AT(exit_grace_s), 0, 3600, "SECONDS",
@@ -345,6 +349,7 @@ int config_parse(struct config *c, int argc, char **argv, struct err *e)
 	c->max_sandboxes = 1000;
 	c->boot_timeout_s = 60;
 	c->exit_grace_s = 5;
+	c->pool_size = 2;
 	rc = read_options(c, argc, argv, true, e);
 	if (!rc && !c->help && !c->version)
 		rc = read_options(c, argc, argv, false, e);
@@ -369,6 +374,7 @@ void config_fini(struct config *c)
 	list_fini(&c->listen);
 	list_fini(&c->images);
 	list_fini(&c->image_dirs);
+	list_fini(&c->prewarm);
 	memset(c, 0, sizeof(*c));
 }
 

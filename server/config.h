@@ -24,13 +24,14 @@ struct config {
 	struct config_list listen;
 	struct config_list images;     /* "NAME=PATH" */
 	struct config_list image_dirs; /* every NAME.ext4 in them is an image */
+	struct config_list prewarm;    /* names of templates */
 	char *state;
 	char *api_key_file;
 	char *kernel, *vmm;
 	char *public_url, *sandbox_domain, *region;
 	char *log_level;
 	int64_t max_cpus, max_memory_mib, max_disk_mib, max_sandboxes;
-	int64_t boot_timeout_s, exit_grace_s;
+	int64_t boot_timeout_s, exit_grace_s, pool_size;
 	bool no_auth, stop_sandboxes_on_exit;
 	bool help, version; /* then nothing else was checked */
 };

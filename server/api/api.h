@@ -38,11 +38,19 @@ void api_workers(struct request *r);
 #define API_WORKER_ID "w-local-1"
 
 /* sandboxes.c */
+/* The members of a sandbox object (api.md 3.3), into an object that is open. */
+void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row);
 void api_sandbox_create(struct request *r);
 void api_sandbox_list(struct request *r);
 void api_sandbox_get(struct request *r);
 void api_sandbox_delete(struct request *r);
 void api_sandbox_console(struct request *r);
+
+/* power.c */
+void api_sandbox_hibernate(struct request *r);
+void api_sandbox_wake(struct request *r);
+void api_sandbox_reboot(struct request *r);
+void api_sandbox_power_cycle(struct request *r);
 
 /* exec.c */
 void api_exec_run(struct request *r);

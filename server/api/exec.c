@@ -333,8 +333,10 @@ void api_exec_kill(struct request *r)
 	if (!x)
 		return;
 	if (request_bind(r, fields, 1, &body)) {
-		if (exec_signal(x, (int)body.signal, &e))
-			reply_error(r, 500, "%s", e.msg);
+		int rc = exec_signal(x, (int)body.signal, &e);
+
+		if (rc)
+			reply_errno(r, rc, &e);
 		else
 			reply_empty(r, 204);
 	}
@@ -471,10 +473,18 @@ void api_exec_result(struct request *r)
 	uint64_t deadline = clock_mono_ms() + RESULT_HOLD_MS, beyond[2];
 	struct result_query q;
 	struct strbuf b = {0};
+	struct err e;
+	int rc;
 
 	if (!x)
 		return;
 	if (!parse_result_query(r, &q)) {
+		exec_put(x);
+		return;
+	}
+	rc = exec_wake(x, &e);
+	if (rc) {
+		reply_errno(r, rc, &e);
 		exec_put(x);
 		return;
 	}

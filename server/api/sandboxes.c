@@ -8,16 +8,12 @@
 #include "lib/fd.h"
 #include "server/api/api.h"
 
-#define DEFAULT_TIMEOUT_S  300
-#define DEFAULT_MEMORY_MIB 1024
-#define DEFAULT_DISK_MIB   20480
-#define DEFAULT_PORT	   80
+#define DEFAULT_TIMEOUT_S 300
+#define DEFAULT_PORT	  80
 
 /* Fields in the order of api.md 3.3. */
-static void write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row)
+void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row)
 {
-	strbuf_json_next(b);
-	strbuf_adds(b, "{");
 	strbuf_json_str(b, "sandboxID", row->id);
 	strbuf_json_str(b, "status", sandbox_status_name(row->status));
 	strbuf_json_str(b, "templateID", row->template);
@@ -44,6 +40,13 @@ static void write_sandbox(struct strbuf *b, const struct config *c, const struct
 	strbuf_json_value(b, "tagsLastUpdatedAt", NULL);
 	if (row->error)
 		strbuf_json_str(b, "error", row->error);
+}
+
+static void write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row)
+{
+	strbuf_json_next(b);
+	strbuf_adds(b, "{");
+	api_write_sandbox(b, c, row);
 	strbuf_adds(b, "}");
 }
 
@@ -92,9 +95,9 @@ void api_sandbox_create(struct request *r)
 	struct sandbox_spec spec = {
 	    .template = "",
 	    .alias = "",
-	    .cpus = 1,
-	    .memory_mib = DEFAULT_MEMORY_MIB,
-	    .disk_mib = DEFAULT_DISK_MIB,
+	    .cpus = SANDBOX_DEFAULT_CPUS,
+	    .memory_mib = SANDBOX_DEFAULT_MEMORY_MIB,
+	    .disk_mib = SANDBOX_DEFAULT_DISK_MIB,
 	    .timeout_s = DEFAULT_TIMEOUT_S,
 	    .port = DEFAULT_PORT,
 	    .network = true,

@@ -16,6 +16,8 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/internal.h"
+#include "server/manager/pool.h"
+#include "server/manager/template.h"
 
 const struct config *manager_config(const struct manager *m)
 {
@@ -64,6 +66,7 @@ static void tick_sandbox(struct sandbox *s)
 {
 	vm_check_overdue(s);
 	sessions_tick(s);
+	sessions_kick(s);
 }
 
 static void on_tick(struct loop_source *source, uint32_t events)
@@ -75,6 +78,7 @@ static void on_tick(struct loop_source *source, uint32_t events)
 	if (read(m->tick_fd, &expired, sizeof(expired)) < 0)
 		return;
 	for_each_sandbox(m, tick_sandbox);
+	pool_check(m);
 	if (++m->ticks % 3600 == 0) {
 		struct err e;
 
@@ -189,10 +193,12 @@ int manager_start(const struct config *c, struct manager **out, struct err *e)
 	m->lock_fd = m->sandboxes_fd = m->tick_fd = m->again_fd = -1;
 	pthread_mutex_init(&m->table_lock, NULL);
 	pthread_mutex_init(&m->loop_lock, NULL);
+	jobs_init(&m->jobs);
 	rc = loop_init(&m->loop, &m->loop_lock);
 	if (rc) {
 		pthread_mutex_destroy(&m->table_lock);
 		pthread_mutex_destroy(&m->loop_lock);
+		jobs_fini(&m->jobs);
 		free(m);
 		return err_sys(e, rc, "starting the background loop");
 	}
@@ -204,6 +210,10 @@ int manager_start(const struct config *c, struct manager **out, struct err *e)
 	if (!rc)
 		rc = layers_init(m, e);
 	if (!rc)
+		rc = pool_init(m, e);
+	if (!rc)
+		rc = templates_init(m, e);
+	if (!rc)
 		rc = start_loop(m, e);
 	if (!rc)
 		rc = recover(m, e);
@@ -211,6 +221,8 @@ int manager_start(const struct config *c, struct manager **out, struct err *e)
 		manager_stop(m);
 		return rc;
 	}
+	templates_start(m);
+	pool_refill(m);
 	*out = m;
 	return 0;
 }
@@ -261,6 +273,9 @@ void manager_stop(struct manager *m)
 {
 	if (!m)
 		return;
+	manager_interrupt(m);
+	jobs_wait(&m->jobs);
+	pool_fini(m);
 	if (m->config->stop_sandboxes_on_exit)
 		for_each_sandbox(m, stop_sandbox);
 	for_each_sandbox(m, leave_sandbox);
@@ -269,9 +284,11 @@ void manager_stop(struct manager *m)
 		loop_stop(&m->loop);
 		pthread_join(m->loop_thread, NULL);
 	}
+	jobs_wait(&m->jobs);
 	loop_fini(&m->loop);
 	fd_close(&m->tick_fd);
 	fd_close(&m->again_fd);
+	templates_fini(m);
 	layers_fini(m);
 	store_close(m->store);
 	images_fini(&m->images);
@@ -280,5 +297,6 @@ void manager_stop(struct manager *m)
 	free(m->state_dir);
 	pthread_mutex_destroy(&m->table_lock);
 	pthread_mutex_destroy(&m->loop_lock);
+	jobs_fini(&m->jobs);
 	free(m);
 }

@@ -8,12 +8,21 @@
  * survives the daemon. What exists is decided by three things, in this order: a row in the store
  * (the sandbox was announced to a client), the directory, the process.
  *
- *   create   directory -> process -> guest boots -> agent answers -> row -> answer to the client
+ *   create   directory -> process -> guest runs -> agent answers -> row -> answer to the client
  *   delete   row is marked -> process killed -> directory removed -> answer to the client
  *
+ * create.c, template.h and pool.h tell how a guest comes to run, hibernate.c how it sleeps and
+ * wakes.
+ *
  * So at a start: a process or directory without a live row is a leftover and is removed; a live
- * row whose process answers on its control socket is taken over; one without a process becomes
- * `error`, and its files stay until it is deleted.
+ * row whose process answers on its control socket is taken over; a running one without a process
+ * becomes `error`, and its files stay until it is woken or deleted.
+ *
+ * Lifecycle operations (create, delete, hibernate, wake, restart, checkpoint, rollback) take turns
+ * on the sandbox's `lifecycle` lock. Those during which nobody can work in the guest also keep data
+ * operations off (sandbox_change_begin()): these wait, as they wait for a booting guest, and the
+ * change waits for those that have begun. A deletion waits for nobody: it ends the VMM process, and
+ * so whatever waits for that.
  *
  * Threads: everything may be called from any thread. One background thread runs a loop (lib/loop.h)
  * for what no request waits for: the ends of VMM processes, commands that outlive their request,
@@ -57,6 +66,10 @@ unsigned int manager_running_count(struct manager *m);
 
 /* --- sandboxes --------------------------------------------------------------------------- */
 
+#define SANDBOX_DEFAULT_CPUS	   1
+#define SANDBOX_DEFAULT_MEMORY_MIB 1024
+#define SANDBOX_DEFAULT_DISK_MIB   20480
+
 /* What a create request asks for; all borrowed. Checked by sandbox_create(). */
 struct sandbox_spec {
 	const char *template; /* "" and the aliases of base are fine */
@@ -94,6 +107,40 @@ void sandbox_put(struct sandbox *s);
 /* Copy what is known, for sandboxes in every state, deleted ones included. -ENOENT if unknown. */
 int sandbox_get_row(struct manager *m, const char *id, struct sandbox_row *row, struct err *e);
 int sandbox_copy_row(struct sandbox *s, struct sandbox_row *row);
+
+/**
+ * sandbox_hibernate() - Write it to disk and end its process; returns when that is durable
+ * @row:	Copy of it; the caller releases it after success
+ * @already:	Set if it was hibernated before
+ *
+ * Return: 0; -ENOENT; -ESHUTDOWN; -EINVAL if it does not run; -EIO, -ENOSPC, ...: it runs on
+ */
+int sandbox_hibernate(struct manager *m, const char *id, struct sandbox_row *row, bool *already,
+		      struct err *e);
+
+struct wake_result {
+	bool cold;	  /* its memory was lost: it has booted from its disk */
+	char reason[200]; /* then: why */
+};
+
+/**
+ * sandbox_wake() - Have it run, with its processes if there is any way
+ * @timeout_s:	New idle timeout; NULL: as configured
+ * @row:	Copy of it; the caller releases it after success
+ *
+ * Fine if it runs. One whose VM has died boots from its disk.
+ *
+ * Return: 0; -ENOENT unknown, or nothing to wake; -EINVAL; -EAGAIN no room; -EIO, ...
+ */
+int sandbox_wake(struct manager *m, const char *id, const int64_t *timeout_s,
+		 struct sandbox_row *row, struct wake_result *w, struct err *e);
+
+/*
+ * Boot it again from its disk: in the same VMM process, or in a new one. Return when the agent
+ * answers. 0; -ENOENT; -ESHUTDOWN; -EINVAL if it does not run; -EIO, ...
+ */
+int sandbox_reboot(struct manager *m, const char *id, struct err *e);
+int sandbox_power_cycle(struct manager *m, const char *id, struct err *e);
 
 /* Kill, remove the files, mark. Idempotent. -ENOENT if unknown. */
 int sandbox_delete(struct manager *m, const char *id, struct err *e);

@@ -169,33 +169,84 @@ static void kill_stray_vmms(struct manager *m)
 
 /* --- sandboxes ------------------------------------------------------------------------------- */
 
-static void recover_running(struct manager *m, struct sandbox *s)
+/* The guest may have been between two steps of ours: frozen, or not told yet who it is. */
+static void finish_adoption(void *arg)
+{
+	struct sandbox *s = arg;
+	struct err e;
+
+	pthread_mutex_lock(&s->lifecycle);
+	if (!sandbox_check_running(s, &e) && guest_renew(s, &e))
+		log_warn("sandbox %s: %s", s->row.id, e.msg);
+	pthread_mutex_unlock(&s->lifecycle);
+	sandbox_change_end(s);
+	sandbox_put(s);
+}
+
+/* Data operations wait for it; the start of the daemon does not. */
+static void finish_adoption_later(struct sandbox *s)
+{
+	s->changing = true;
+	__atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
+	if (jobs_run(&s->m->jobs, finish_adoption, s))
+		finish_adoption(s);
+}
+
+static int adopt(struct sandbox *s, struct err *e)
+{
+	bool paused, restored;
+	int rc = vm_adopt(s, &paused, &restored, e);
+
+	if (!rc && paused)
+		rc = vm_resume(s, e);
+	if (rc)
+		return rc;
+	__atomic_add_fetch(&s->m->running, 1, __ATOMIC_RELAXED);
+	rc = sandbox_go_live(s, e);
+	if (rc) {
+		manager_unreserve(s->m);
+		return rc;
+	}
+	if (paused || restored)
+		finish_adoption_later(s);
+	return 0;
+}
+
+static void settle_disk(struct sandbox *s)
 {
 	struct err e;
-	int rc = vm_adopt(s, &e);
+
+	if (layers_settle(s->m, &s->row) && store_sandbox_update(s->m->store, &s->row, &e))
+		log_error("sandbox %s: %s", s->row.id, e.msg);
+}
+
+static void recover_running(struct sandbox *s)
+{
+	char why[200];
+	struct err e;
+	int rc = adopt(s, &e);
 
 	if (!rc) {
-		pthread_mutex_lock(&s->lock);
-		s->announced = true;
-		pthread_mutex_unlock(&s->lock);
-		rc = vm_watch(s);
-		if (rc)
-			err_sys(&e, rc, "watching the VMM process");
-		__atomic_add_fetch(&m->running, 1, __ATOMIC_RELAXED);
 		log_info("sandbox %s: taken over, VMM process %d", s->row.id, (int)s->vm.pid);
-	}
-	if (!rc)
 		return;
-	vm_kill(s);
-	agent_pool_abort(s->pool);
-	s->row.status = SANDBOX_ERROR;
-	s->row.ended_ms = wall_ms();
-	if (asprintf(&s->row.error, "its VM had ended when the server started: %s", e.msg) < 0)
-		s->row.error = NULL;
-	log_warn("sandbox %s: %s", s->row.id, s->row.error ? s->row.error : "gone");
-	if (store_sandbox_set_ended(m->store, s->row.id, SANDBOX_ERROR, s->row.error,
-				    s->row.ended_ms, &e))
-		log_error("sandbox %s: %s", s->row.id, e.msg);
+	}
+	vm_end(s);
+	snprintf(why, sizeof(why), "its VM had ended when the server started: %.140s", e.msg);
+	sandbox_set_failed(s, why);
+}
+
+/* Images of hibernations that did not come to be, or that were used. */
+static void remove_old_images(struct sandbox *s)
+{
+	DIR *d = opendir(s->dir);
+	struct dirent *entry;
+
+	if (!d)
+		return;
+	while ((entry = readdir(d)))
+		if (uuid_valid(entry->d_name) && strcmp(entry->d_name, s->row.hibernation))
+			hibernation_remove(s, entry->d_name);
+	closedir(d);
 }
 
 struct found {
@@ -242,8 +293,10 @@ int recover(struct manager *m, struct err *e)
 			sandbox_put(s);
 			continue;
 		}
+		settle_disk(s);
 		if (s->row.status == SANDBOX_RUNNING)
-			recover_running(m, s);
+			recover_running(s);
+		remove_old_images(s);
 		table_insert(m, s);
 	}
 	if (rc)

@@ -9,12 +9,13 @@
 
 #include "lib/clock.h"
 #include "lib/fd.h"
+#include "lib/log.h"
 #include "server/manager/internal.h"
 
 #define AGENT_TIMEOUT_MS 10000
 #define AGENT_MAX_IDLE	 16
-#define REBOOT_WAIT_MS	 30000 /* requests wait so long for a guest that reboots */
-#define DEATH_WAIT_MS	 500   /* after a broken connection, for the news of the VM's end */
+#define USE_WAIT_MS	 120000 /* requests wait so long for a guest that comes back */
+#define DEATH_WAIT_MS	 500	/* after a broken connection, for the news of the VM's end */
 
 int64_t wall_ms(void)
 {
@@ -49,12 +50,18 @@ static char **env_strings(const json_t *envs)
 	return list;
 }
 
+static void free_strings(char **list)
+{
+	for (size_t i = 0; list && list[i]; i++)
+		free(list[i]);
+	free(list);
+}
+
 static void sandbox_free(struct sandbox *s)
 {
 	agent_pool_destroy(s->pool);
-	for (size_t i = 0; s->envs && s->envs[i]; i++)
-		free(s->envs[i]);
-	free(s->envs);
+	vm_waits_free(s);
+	free_strings(s->envs);
 	free(s->dir);
 	sandbox_row_fini(&s->row);
 	pthread_mutex_destroy(&s->lifecycle);
@@ -79,6 +86,23 @@ static int make_parts(struct sandbox *s)
 	addr.path = vsock;
 	s->pool = agent_pool_create(&addr, AGENT_MAX_IDLE);
 	return s->pool ? 0 : -ENOMEM;
+}
+
+int sandbox_set_row(struct sandbox *s, struct sandbox_row *row)
+{
+	char **envs = env_strings(row->envs);
+
+	if (!envs)
+		return -ENOMEM;
+	free_strings(s->envs);
+	s->envs = envs;
+	pthread_mutex_lock(&s->lock);
+	row->vmm_pid = s->row.vmm_pid;
+	sandbox_row_fini(&s->row);
+	s->row = *row;
+	pthread_mutex_unlock(&s->lock);
+	memset(row, 0, sizeof(*row));
+	return 0;
 }
 
 /**
@@ -196,15 +220,17 @@ struct sandbox *sandbox_find_any(struct manager *m, const char *id)
 	return s;
 }
 
-/* Under s->lock. Return: 0 for a running one, else what sandbox_find() returns for it. */
+/* Under s->lock. Return: 0 if it runs or can be woken, else what sandbox_find() returns for it. */
 int sandbox_status_error(struct sandbox *s, struct err *e)
 {
 	switch (s->row.status) {
 	case SANDBOX_RUNNING:
-		return 0;
+	case SANDBOX_HIBERNATED:
+		if (!s->doomed)
+			return 0;
+		/* fall through */
 	case SANDBOX_STOPPED:
 		return err_set(e, -ESHUTDOWN, "sandbox %s has been stopped", s->row.id);
-	case SANDBOX_HIBERNATED:
 	case SANDBOX_ERROR:
 		break;
 	}
@@ -214,25 +240,19 @@ int sandbox_status_error(struct sandbox *s, struct err *e)
 
 int sandbox_find(struct manager *m, const char *id, struct sandbox **out, struct err *e)
 {
-	struct sandbox *s = sandbox_find_any(m, id);
-	struct sandbox_row row;
-	int rc;
+	struct sandbox *s;
+	int rc = sandbox_find_known(m, id, &s, e);
 
-	if (s) {
-		pthread_mutex_lock(&s->lock);
-		rc = sandbox_status_error(s, e);
-		pthread_mutex_unlock(&s->lock);
-		if (rc)
-			sandbox_put(s);
-		else
-			*out = s;
-		return rc;
-	}
-	rc = store_sandbox_get(m->store, id, &row, e);
 	if (rc)
 		return rc;
-	sandbox_row_fini(&row);
-	return err_set(e, -ESHUTDOWN, "sandbox %s has been stopped", id);
+	pthread_mutex_lock(&s->lock);
+	rc = sandbox_status_error(s, e);
+	pthread_mutex_unlock(&s->lock);
+	if (rc)
+		sandbox_put(s);
+	else
+		*out = s;
+	return rc;
 }
 
 int sandbox_copy_row(struct sandbox *s, struct sandbox_row *row)
@@ -257,6 +277,88 @@ int sandbox_get_row(struct manager *m, const char *id, struct sandbox_row *row, 
 	return rc ? err_set(e, rc, "out of memory") : 0;
 }
 
+/* --- changes of the row --------------------------------------------------------------------- */
+
+int sandbox_update_row(struct sandbox *s, void (*change)(struct sandbox_row *row, const void *arg),
+		       const void *arg, struct err *e)
+{
+	struct sandbox_row row;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	rc = sandbox_row_copy(&row, &s->row);
+	if (rc) {
+		err_set(e, rc, "out of memory");
+	} else {
+		change(&row, arg);
+		rc = store_sandbox_update(s->m->store, &row, e);
+		if (!rc) {
+			struct sandbox_row old = s->row;
+
+			s->row = row;
+			row = old;
+			pthread_cond_broadcast(&s->changed);
+		}
+		sandbox_row_fini(&row);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+void sandbox_set_status(struct sandbox *s, enum sandbox_status status)
+{
+	pthread_mutex_lock(&s->lock);
+	s->row.status = status;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void sandbox_set_failed(struct sandbox *s, const char *why)
+{
+	struct err e;
+
+	pthread_mutex_lock(&s->lock);
+	s->row.status = SANDBOX_ERROR;
+	s->row.ended_ms = wall_ms();
+	free(s->row.error);
+	s->row.error = strdup(why);
+	log_warn("sandbox %s: %s", s->row.id, why);
+	if (store_sandbox_set_ended(s->m->store, s->row.id, SANDBOX_ERROR, s->row.error,
+				    s->row.ended_ms, &e))
+		log_error("sandbox %s: %s", s->row.id, e.msg);
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+int sandbox_check_running(struct sandbox *s, struct err *e)
+{
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	rc = sandbox_status_error(s, e);
+	if (rc == -EHOSTDOWN)
+		rc = err_set(e, -EINVAL, "sandbox %s is not running: it has failed", s->row.id);
+	else if (!rc && s->row.status == SANDBOX_HIBERNATED)
+		rc = err_set(e, -EINVAL, "sandbox %s is not running: it is hibernated", s->row.id);
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+int sandbox_find_known(struct manager *m, const char *id, struct sandbox **out, struct err *e)
+{
+	struct sandbox_row row;
+	int rc;
+
+	*out = sandbox_find_any(m, id);
+	if (*out)
+		return 0;
+	rc = store_sandbox_get(m->store, id, &row, e);
+	if (rc)
+		return rc;
+	sandbox_row_fini(&row);
+	return err_set(e, -ESHUTDOWN, "sandbox %s has been stopped", id);
+}
+
 /* --- the agent ---------------------------------------------------------------------------- */
 
 /* Return: 0, or -ETIMEDOUT when the deadline is over or the daemon stops. */
@@ -273,51 +375,161 @@ int sandbox_wait(struct sandbox *s, uint64_t deadline_ms)
 	return 0;
 }
 
-static int wait_until_ready(struct sandbox *s, struct err *e)
+uint32_t sandbox_epoch(const struct sandbox *s)
 {
-	uint64_t deadline = clock_mono_ms() + REBOOT_WAIT_MS;
+	return __atomic_load_n(&s->epoch, __ATOMIC_ACQUIRE);
+}
+
+uint32_t sandbox_boots(const struct sandbox *s)
+{
+	return __atomic_load_n(&s->boots, __ATOMIC_ACQUIRE);
+}
+
+bool sandbox_hibernated(struct sandbox *s)
+{
+	bool is;
+
+	pthread_mutex_lock(&s->lock);
+	is = s->row.status == SANDBOX_HIBERNATED;
+	pthread_mutex_unlock(&s->lock);
+	return is;
+}
+
+/* Under s->lock. */
+static bool usable(const struct sandbox *s)
+{
+	return s->row.status == SANDBOX_RUNNING && s->ready && !s->changing && !s->doomed;
+}
+
+/* Until it is usable, with the count taken; asleep if @asleep_too. Under s->lock. */
+static int wait_usable(struct sandbox *s, uint64_t deadline_ms, bool asleep_too, struct err *e)
+{
+	for (;;) {
+		int rc = sandbox_status_error(s, e);
+
+		if (rc)
+			return rc;
+		if (usable(s)) {
+			s->users++;
+			return 0;
+		}
+		if (asleep_too && !s->changing && s->row.status == SANDBOX_HIBERNATED)
+			return 1;
+		if (sandbox_wait(s, deadline_ms))
+			return -EAGAIN;
+	}
+}
+
+int sandbox_await(struct sandbox *s, uint64_t deadline_ms, struct err *e)
+{
 	int rc;
 
 	pthread_mutex_lock(&s->lock);
-	while (!(rc = sandbox_status_error(s, e)) && !s->ready)
-		if (sandbox_wait(s, deadline)) {
-			rc = err_set(e, -EHOSTDOWN, "sandbox %s: its guest is still booting",
-				     s->row.id);
-			break;
-		}
+	rc = wait_usable(s, deadline_ms, false, e);
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }
 
+int sandbox_use(struct sandbox *s, struct err *e)
+{
+	uint64_t deadline = clock_mono_ms() + USE_WAIT_MS;
+
+	for (;;) {
+		int rc;
+
+		pthread_mutex_lock(&s->lock);
+		rc = wait_usable(s, deadline, true, e);
+		pthread_mutex_unlock(&s->lock);
+		if (rc == -EAGAIN)
+			return err_set(e, -EHOSTDOWN, "sandbox %s: its guest is still booting",
+				       s->row.id);
+		if (rc <= 0)
+			return rc;
+		rc = sandbox_wake_implicitly(s, e);
+		if (rc)
+			return rc;
+	}
+}
+
+void sandbox_unuse(struct sandbox *s)
+{
+	pthread_mutex_lock(&s->lock);
+	if (!--s->users && s->changing)
+		pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+}
+
+int sandbox_change_begin(struct sandbox *s, int patience_ms, struct err *e)
+{
+	uint64_t deadline = clock_mono_ms() + (uint64_t)patience_ms;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	s->changing = true;
+	while (!(rc = sandbox_status_error(s, e)) && s->users)
+		if (sandbox_wait(s, deadline))
+			break;
+	if (rc) {
+		s->changing = false;
+		pthread_cond_broadcast(&s->changed);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
+void sandbox_change_end(struct sandbox *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->changing = false;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+	sessions_kick(s);
+}
+
 int sandbox_agent_get(struct sandbox *s, struct agent_conn **out, struct err *e)
 {
-	int rc = wait_until_ready(s, e);
+	int rc = sandbox_use(s, e);
 
 	if (rc)
 		return rc;
 	rc = agent_pool_get(s->pool, out, e);
-	return rc ? sandbox_explain(s, NULL, rc, e) : 0;
+	if (rc) {
+		rc = sandbox_explain(s, NULL, rc, e);
+		sandbox_unuse(s);
+	}
+	return rc;
 }
 
 void sandbox_agent_put(struct sandbox *s, struct agent_conn *conn)
 {
+	if (!conn)
+		return;
 	agent_pool_put(s->pool, conn);
+	sandbox_unuse(s);
 }
 
 int sandbox_explain(struct sandbox *s, const struct agent_conn *conn, int rc, struct err *e)
 {
 	uint64_t deadline = clock_mono_ms() + DEATH_WAIT_MS;
+	bool moved;
 	int status;
 
 	if (conn && !agent_conn_broken(conn))
 		return rc;
 	/* The connection often breaks a moment before it is known that the VM has ended. */
 	pthread_mutex_lock(&s->lock);
-	while (!(status = sandbox_status_error(s, e)))
+	while (!(status = sandbox_status_error(s, e)) && !s->changing && usable(s))
 		if (sandbox_wait(s, deadline))
 			break;
+	moved = !usable(s);
 	pthread_mutex_unlock(&s->lock);
 	if (status)
 		return status;
+	/* It had its time before that: see sandbox_change_begin(). */
+	if (moved)
+		return err_set(e, -EAGAIN,
+			       "sandbox %s: the request was cut short by a change of "
+			       "the sandbox's state; try again",
+			       s->row.id);
 	return err_wrap(e, -EHOSTDOWN, "sandbox %s: its agent cannot be reached", s->row.id);
 }

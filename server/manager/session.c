@@ -1,53 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Commands in sandboxes; see session.h. */
+/* Commands in sandboxes: their making, and what is known of them; see session.h. */
 #include "server/manager/session.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
-#include "server/manager/internal.h"
-#include "server/manager/outbuf.h"
+#include "server/manager/session_int.h"
 
-#define RETAIN_MS	(10 * 60 * 1000) /* results are kept so long after the end */
-#define READER_HOLD_MS	60000		 /* a follower that stays away longer loses bytes */
-#define EVENTS_PER_TURN 16		 /* of one session on the loop, before others get a turn */
-#define DRIVE_SLICE_MS	1000
-
-struct exec_session {
-	unsigned int refs;	 /* atomic */
-	struct sandbox *sandbox; /* a reference while it runs; never NULL before the end */
-	char id[9];
-	char *cmd;	    /* owned */
-	json_t *args;	    /* owned; an array */
-	int64_t started_ms; /* wall clock */
-
-	pthread_mutex_t lock; /* everything below but where said otherwise */
-	pthread_cond_t changed;
-	struct agent_conn *conn; /* owned; NULL after the end. Only the driver reads from it */
-	struct outbuf out[2];
-	enum exec_state state;
-	int exit_code, rc;
-	bool timed_out;
-	char error[256];
-	uint64_t ended_ms;	   /* monotonic */
-	uint64_t read_offsets[2];  /* of the follower */
-	uint64_t hold_until_ms;	   /* monotonic; 0: nobody follows */
-	struct exec_session *next; /* in sandbox->sessions, under its lock; holds a reference */
-
-	/* Under loop_lock. */
-	struct loop_source source; /* in the loop: holds a reference */
-	struct exec_session *again_next;
-	bool in_again, paused;
-};
+#define RETAIN_MS      (10 * 60 * 1000) /* results are kept so long after the end */
+#define READER_HOLD_MS 60000		/* a follower that stays away longer loses bytes */
+#define SIGNAL_WAIT_MS 20000		/* for a session that is being attached to again */
 
 /* --- life --------------------------------------------------------------------------------- */
 
@@ -76,7 +44,9 @@ void exec_put(struct exec_session *x)
 		return;
 	/* Not running any more: who drives holds a reference. */
 	if (x->conn)
-		sandbox_agent_put(x->sandbox, x->conn);
+		agent_pool_put(x->sandbox->pool, x->conn);
+	if (x->leased)
+		sandbox_unuse(x->sandbox);
 	sandbox_put(x->sandbox);
 	free(x->cmd);
 	json_decref(x->args);
@@ -85,12 +55,6 @@ void exec_put(struct exec_session *x)
 	pthread_mutex_destroy(&x->lock);
 	pthread_cond_destroy(&x->changed);
 	free(x);
-}
-
-static struct exec_session *get(struct exec_session *x)
-{
-	__atomic_add_fetch(&x->refs, 1, __ATOMIC_RELAXED);
-	return x;
 }
 
 /* --- start --------------------------------------------------------------------------------- */
@@ -182,9 +146,14 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 	if (!argv || !env || getrandom(&a.session, sizeof(a.session), 0) != sizeof(a.session))
 		rc = err_set(e, -ENOMEM, "out of memory");
 	a.session |= !a.session;
+	x->agent_id = a.session;
 	if (!rc)
 		rc = sandbox_agent_get(s, &x->conn, e);
 	if (!rc) {
+		/* These cannot change while the sandbox has a user. */
+		x->leased = true;
+		x->epoch = sandbox_epoch(s);
+		x->boots = sandbox_boots(s);
 		rc = agent_exec_start(x->conn, &a, e);
 		if (rc)
 			rc = sandbox_explain(s, x->conn, rc, e);
@@ -216,270 +185,6 @@ int exec_start(struct sandbox *s, const struct exec_spec *spec, struct exec_sess
 	return 0;
 }
 
-/* --- events ---------------------------------------------------------------------------------- */
-
-/* The connection goes back to the pool; the sandbox's reference is given up. */
-static void finish(struct exec_session *x, enum exec_state state)
-{
-	struct sandbox *s = x->sandbox;
-	struct agent_conn *conn;
-
-	pthread_mutex_lock(&x->lock);
-	conn = x->conn;
-	x->conn = NULL;
-	x->state = state;
-	x->ended_ms = clock_mono_ms();
-	x->sandbox = NULL;
-	pthread_cond_broadcast(&x->changed);
-	pthread_mutex_unlock(&x->lock);
-	sandbox_agent_put(s, conn);
-	sandbox_put(s);
-}
-
-static void take_exit(struct exec_session *x, const struct agent_exit *end)
-{
-	static const char text[] = "Process timed out\n";
-	struct outbuf *err = &x->out[1];
-
-	pthread_mutex_lock(&x->lock);
-	x->exit_code = end->signal ? 128 + end->signal : end->code;
-	x->timed_out = end->timed_out;
-	if (end->timed_out) {
-		x->exit_code = -1;
-		if (err->len && err->data[err->len - 1] != '\n')
-			outbuf_append(err, "\n", 1, EXEC_KEEP_BYTES);
-		outbuf_append(err, text, sizeof(text) - 1, EXEC_KEEP_BYTES);
-	}
-	pthread_mutex_unlock(&x->lock);
-	finish(x, EXEC_ENDED);
-}
-
-static void take_failure(struct exec_session *x, int rc, struct err *e)
-{
-	bool refused = !agent_conn_broken(x->conn);
-
-	rc = sandbox_explain(x->sandbox, x->conn, rc, e);
-	pthread_mutex_lock(&x->lock);
-	x->rc = rc;
-	x->exit_code = -1;
-	snprintf(x->error, sizeof(x->error), "%s", e->msg);
-	pthread_mutex_unlock(&x->lock);
-	finish(x, refused ? EXEC_REFUSED : EXEC_LOST);
-}
-
-/* Return: true if that was the end. */
-static bool take_event(struct exec_session *x, int rc, const struct agent_event *ev, struct err *e)
-{
-	if (rc) {
-		take_failure(x, rc, e);
-		return true;
-	}
-	if (ev->type == AGENT_EXIT) {
-		take_exit(x, &ev->exit);
-		return true;
-	}
-	if (ev->type == AGENT_STDOUT || ev->type == AGENT_STDERR) {
-		pthread_mutex_lock(&x->lock);
-		rc = outbuf_append(&x->out[ev->type == AGENT_STDERR], ev->data, ev->len,
-				   EXEC_KEEP_BYTES);
-		pthread_cond_broadcast(&x->changed);
-		pthread_mutex_unlock(&x->lock);
-		if (rc)
-			log_guest("no memory for the output of a command: bytes are lost");
-	}
-	return false;
-}
-
-/* Would the next bytes push out some that a follower has not read? */
-static bool must_wait_for_reader(struct exec_session *x)
-{
-	bool wait = false;
-
-	pthread_mutex_lock(&x->lock);
-	if (x->hold_until_ms > clock_mono_ms())
-		for (int i = 0; i < 2; i++)
-			wait |= outbuf_end(&x->out[i]) + PROTO_DATA_MAX >
-				x->read_offsets[i] + EXEC_KEEP_BYTES;
-	pthread_mutex_unlock(&x->lock);
-	return wait;
-}
-
-bool exec_drive(struct exec_session *x, int timeout_ms)
-{
-	uint64_t deadline = clock_mono_ms() + (uint64_t)timeout_ms;
-	const bool *interrupted = &x->sandbox->m->interrupted;
-
-	for (;;) {
-		uint64_t now = clock_mono_ms();
-		struct agent_event ev;
-		struct err e;
-		int left, rc;
-
-		if (now >= deadline || must_wait_for_reader(x) ||
-		    __atomic_load_n(interrupted, __ATOMIC_RELAXED))
-			return false;
-		left = deadline - now < DRIVE_SLICE_MS ? (int)(deadline - now) : DRIVE_SLICE_MS;
-		rc = agent_exec_next(x->conn, left, &ev, &e);
-		if (rc != -EAGAIN && take_event(x, rc, &ev, &e))
-			return true;
-	}
-}
-
-/* --- on the loop ---------------------------------------------------------------------------------
- */
-
-/* Events that the client has read ahead raise no EPOLLIN: come back without one. */
-static void pump_again(struct manager *m, struct exec_session *x)
-{
-	uint64_t one = 1;
-
-	if (x->in_again)
-		return;
-	x->in_again = true;
-	x->again_next = m->again;
-	m->again = x;
-	if (write(m->again_fd, &one, sizeof(one)) < 0)
-		log_error("waking the background loop: %s", strerror(errno));
-}
-
-static void leave_loop(struct manager *m, struct exec_session *x)
-{
-	loop_remove(&m->loop, &x->source);
-	for (struct exec_session **p = &m->again; *p; p = &(*p)->again_next)
-		if (*p == x) {
-			*p = x->again_next;
-			break;
-		}
-	__atomic_sub_fetch(&m->background, 1, __ATOMIC_RELEASE);
-	exec_put(x);
-}
-
-/* Under loop_lock. */
-static void pump(struct manager *m, struct exec_session *x)
-{
-	for (int i = 0; i < EVENTS_PER_TURN; i++) {
-		struct agent_event ev;
-		struct err e;
-		int rc;
-
-		if (must_wait_for_reader(x)) {
-			x->paused = true;
-			loop_modify(&m->loop, &x->source, 0);
-			return;
-		}
-		rc = agent_exec_next(x->conn, 0, &ev, &e);
-		if (rc == -EAGAIN)
-			return;
-		if (take_event(x, rc, &ev, &e)) {
-			leave_loop(m, x);
-			return;
-		}
-	}
-	pump_again(m, x);
-}
-
-static void unpause(struct manager *m, struct exec_session *x)
-{
-	if (!x->paused || !x->source.handler)
-		return;
-	x->paused = false;
-	loop_modify(&m->loop, &x->source, EPOLLIN);
-	pump_again(m, x);
-}
-
-static void on_readable(struct loop_source *source, uint32_t events)
-{
-	struct exec_session *x = container_of(source, struct exec_session, source);
-
-	/* An error is reported even to a source that waits for nothing. */
-	if ((events & (EPOLLHUP | EPOLLERR)) && x->paused) {
-		pthread_mutex_lock(&x->lock);
-		x->hold_until_ms = 0;
-		pthread_mutex_unlock(&x->lock);
-		x->paused = false;
-	}
-	pump(x->sandbox->m, x);
-}
-
-static void on_again(struct loop_source *source, uint32_t events)
-{
-	struct manager *m = container_of(source, struct manager, again_source);
-	struct exec_session *list;
-	uint64_t count;
-
-	(void)events;
-	if (read(m->again_fd, &count, sizeof(count)) < 0)
-		return;
-	list = m->again;
-	m->again = NULL;
-	while (list) {
-		struct exec_session *x = list;
-
-		list = x->again_next;
-		x->in_again = false;
-		x->again_next = NULL;
-		pump(m, x);
-	}
-}
-
-int sessions_start(struct manager *m)
-{
-	m->again_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (m->again_fd < 0)
-		return -errno;
-	return loop_add(&m->loop, &m->again_source, m->again_fd, EPOLLIN, on_again);
-}
-
-void sessions_drain(struct manager *m)
-{
-	uint64_t deadline = clock_mono_ms() + 2000;
-
-	while (__atomic_load_n(&m->background, __ATOMIC_ACQUIRE) && clock_mono_ms() < deadline)
-		poll(NULL, 0, 1);
-}
-
-static void list_session(struct sandbox *s, struct exec_session *x)
-{
-	bool taken;
-
-	pthread_mutex_lock(&s->lock);
-	do {
-		uint32_t number = 0;
-
-		if (getrandom(&number, sizeof(number), 0) != sizeof(number))
-			number = (uint32_t)clock_mono_ns();
-		snprintf(x->id, sizeof(x->id), "%08x", number);
-		taken = false;
-		for (struct exec_session *o = s->sessions; o; o = o->next)
-			taken |= !strcmp(o->id, x->id);
-	} while (taken);
-	x->next = s->sessions;
-	s->sessions = get(x);
-	pthread_mutex_unlock(&s->lock);
-}
-
-int exec_background(struct exec_session *x, bool listed, struct err *e)
-{
-	struct manager *m = x->sandbox->m;
-	int rc;
-
-	if (listed)
-		list_session(x->sandbox, x);
-	pthread_mutex_lock(&m->loop_lock);
-	rc = loop_add(&m->loop, &x->source, agent_conn_fd(x->conn), EPOLLIN, on_readable);
-	if (!rc) {
-		get(x);
-		__atomic_add_fetch(&m->background, 1, __ATOMIC_RELAXED);
-		pump_again(m, x);
-	}
-	pthread_mutex_unlock(&m->loop_lock);
-	if (rc) {
-		err_sys(e, rc, "watching the command");
-		take_failure(x, rc, e);
-	}
-	return rc;
-}
-
 /* --- looking at it
  * ----------------------------------------------------------------------------------- */
 
@@ -490,7 +195,7 @@ struct exec_session *exec_find(struct sandbox *s, const char *id)
 	pthread_mutex_lock(&s->lock);
 	for (x = s->sessions; x; x = x->next)
 		if (!strcmp(x->id, id)) {
-			get(x);
+			exec_get(x);
 			break;
 		}
 	pthread_mutex_unlock(&s->lock);
@@ -505,16 +210,85 @@ void exec_each(struct sandbox *s, void (*fn)(void *arg, struct exec_session *x),
 	pthread_mutex_unlock(&s->lock);
 }
 
-int exec_signal(struct exec_session *x, int signo, struct err *e)
+/* Return: true if there was nothing to be done, or it was. */
+static bool try_signal(struct exec_session *x, struct sandbox *s, int signo, int *rc, struct err *e)
 {
-	int rc = 0;
+	bool done = true;
 
 	pthread_mutex_lock(&x->lock);
-	if (x->conn)
-		rc = agent_exec_signal(x->conn, signo, e);
+	if (x->state == EXEC_RUNNING) {
+		done = x->conn && x->epoch == sandbox_epoch(s);
+		if (done)
+			*rc = agent_exec_signal(x->conn, signo, e);
+	}
 	pthread_mutex_unlock(&x->lock);
-	/* A broken connection: the driver will notice, and the process is beyond reach. */
-	return rc == -EINVAL ? rc : 0;
+	return done;
+}
+
+static void wait_changed(struct exec_session *x, int timeout_ms)
+{
+	uint64_t until = clock_mono_ms() + (uint64_t)timeout_ms;
+	struct timespec t = {.tv_sec = (time_t)(until / 1000),
+			     .tv_nsec = (long)(until % 1000) * 1000000};
+
+	pthread_mutex_lock(&x->lock);
+	if (x->state == EXEC_RUNNING)
+		pthread_cond_timedwait(&x->changed, &x->lock, &t);
+	pthread_mutex_unlock(&x->lock);
+}
+
+static struct sandbox *sandbox_of(struct exec_session *x)
+{
+	struct sandbox *s;
+
+	pthread_mutex_lock(&x->lock);
+	s = x->sandbox;
+	if (s)
+		__atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&x->lock);
+	return s;
+}
+
+int exec_signal(struct exec_session *x, int signo, struct err *e)
+{
+	uint64_t deadline = clock_mono_ms() + SIGNAL_WAIT_MS;
+	struct sandbox *s = sandbox_of(x);
+	bool done = false;
+	int rc = 0;
+
+	if (!s)
+		return 0;
+	while (!done) {
+		rc = sandbox_use(s, e);
+		if (rc)
+			break;
+		done = try_signal(x, s, signo, &rc, e);
+		sandbox_unuse(s);
+		if (!done && clock_mono_ms() > deadline) {
+			rc = err_set(e, -EHOSTDOWN, "the command cannot be reached");
+			break;
+		}
+		if (!done)
+			wait_changed(x, 100);
+		else if (rc != -EINVAL)
+			rc = 0; /* a broken connection: the driver will notice */
+	}
+	sandbox_put(s);
+	return rc;
+}
+
+int exec_wake(struct exec_session *x, struct err *e)
+{
+	struct sandbox *s = sandbox_of(x);
+	int rc = 0;
+
+	if (s && sandbox_hibernated(s)) {
+		rc = sandbox_use(s, e);
+		if (!rc)
+			sandbox_unuse(s);
+	}
+	sandbox_put(s);
+	return rc;
 }
 
 void exec_note_reader(struct exec_session *x, const uint64_t offsets[2])
@@ -530,7 +304,7 @@ void exec_note_reader(struct exec_session *x, const uint64_t offsets[2])
 	if (!m)
 		return;
 	pthread_mutex_lock(&m->loop_lock);
-	unpause(m, x);
+	session_unpause(m, x);
 	pthread_mutex_unlock(&m->loop_lock);
 }
 
@@ -606,7 +380,7 @@ void sessions_tick(struct sandbox *s)
 		pthread_mutex_lock(&x->lock);
 		expired = x->state != EXEC_RUNNING && now - x->ended_ms > RETAIN_MS;
 		if (x->paused && x->hold_until_ms < now)
-			unpause(s->m, x);
+			session_unpause(s->m, x);
 		pthread_mutex_unlock(&x->lock);
 		if (!expired) {
 			p = &x->next;
@@ -625,7 +399,7 @@ void sessions_tick(struct sandbox *s)
 	}
 }
 
-void sessions_drop(struct sandbox *s)
+void sessions_unlist(struct sandbox *s)
 {
 	struct exec_session *list;
 
@@ -637,6 +411,23 @@ void sessions_drop(struct sandbox *s)
 		struct exec_session *x = list;
 
 		list = x->next;
+		exec_put(x);
+	}
+}
+
+void sessions_drop(struct sandbox *s)
+{
+	struct exec_session *list;
+
+	sessions_unlist(s);
+	pthread_mutex_lock(&s->lock);
+	list = s->detached;
+	s->detached = NULL;
+	pthread_mutex_unlock(&s->lock);
+	while (list) {
+		struct exec_session *x = list;
+
+		list = x->detached_next;
 		exec_put(x);
 	}
 }

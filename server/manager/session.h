@@ -11,6 +11,9 @@
  * Of each stream the last EXEC_KEEP_BYTES are kept. A client that follows the output tells up to
  * where it has read (exec_note_reader()): then, for a while, nothing it has not read is dropped,
  * and the command waits instead.
+ *
+ * A session outlives its connection: see session_drive.c. While its sandbox is hibernated it stands
+ * still.
  */
 #ifndef SERVER_MANAGER_SESSION_H
 #define SERVER_MANAGER_SESSION_H
@@ -62,8 +65,11 @@ struct exec_session *exec_find(struct sandbox *s, const char *id);
 /* Call @fn for every listed session, newest first. */
 void exec_each(struct sandbox *s, void (*fn)(void *arg, struct exec_session *x), void *arg);
 
-/* To the process group; 0 also if it has ended. */
+/* To the process group; 0 also if it has ended. Wakes a hibernated sandbox. */
 int exec_signal(struct exec_session *x, int signo, struct err *e);
+
+/* If it has not ended and its sandbox is hibernated, wake that. */
+int exec_wake(struct exec_session *x, struct err *e);
 
 /* The client has read up to here and will come back for more. */
 void exec_note_reader(struct exec_session *x, const uint64_t offsets[2]);

@@ -4,11 +4,15 @@
  *
  * Theory of operation
  * -------------------
+ * A sandbox has one VMM process at a time, and in its life as many as it is hibernated or
+ * power-cycled. Operations on the machine are in machine.c.
+ *
  * Two things tell of the end of a VM. The control connection ends first: its reader thread
  * (lib/vmm_client.h) then records why and makes every waiting request fail. The pidfd tells that
  * the process is gone: only then it is reaped and its descriptors are closed, on the loop's thread.
  * `vm.pidfd` and `vm.client` are given up under both loop_lock and the sandbox's lock, so whoever
- * finds them there owns the clean-up.
+ * finds them there owns the clean-up. Calls are counted: a client is freed when none is in
+ * progress.
  */
 #include <errno.h>
 #include <poll.h>
@@ -25,7 +29,6 @@
 #include "lib/log.h"
 #include "server/manager/internal.h"
 
-#define CALL_TIMEOUT_MS	 30000
 #define ADOPT_TIMEOUT_MS 5000
 #define END_GRACE_MS	 10000 /* between the end of the connection and that of the process */
 
@@ -65,6 +68,21 @@ static void on_exit_event(struct sandbox *s, json_t *event)
 	note_reason(s, false, text);
 }
 
+static void on_ready_event(struct sandbox *s, bool ready)
+{
+	if (!ready)
+		agent_pool_flush(s->pool);
+	pthread_mutex_lock(&s->lock);
+	s->ready = ready;
+	/* The machine boots again: no process of before is left. */
+	if (!ready)
+		__atomic_add_fetch(&s->boots, 1, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+	if (ready)
+		sessions_kick(s);
+}
+
 static void on_event(void *arg, const char *name, json_t *event)
 {
 	struct sandbox *s = arg;
@@ -80,14 +98,9 @@ static void on_event(void *arg, const char *name, json_t *event)
 			send_signal(s->vm.pidfd, SIGKILL);
 		pthread_mutex_unlock(&s->lock);
 	} else if (!strcmp(name, "reset") || !strcmp(name, "ready")) {
-		bool ready = !strcmp(name, "ready");
-
-		if (!ready)
-			agent_pool_flush(s->pool);
-		pthread_mutex_lock(&s->lock);
-		s->ready = ready;
-		pthread_cond_broadcast(&s->changed);
-		pthread_mutex_unlock(&s->lock);
+		on_ready_event(s, !strcmp(name, "ready"));
+	} else if (!strcmp(name, "checkpoint")) {
+		vm_on_checkpoint(s, event);
 	}
 }
 
@@ -110,21 +123,34 @@ static void note_death(struct sandbox *s, int pidfd)
 	note_reason(s, false, text);
 }
 
-static void record_end(struct sandbox *s)
+/* It was running, and its VM has ended without our doing. Under s->lock. */
+static bool record_end(struct sandbox *s)
 {
 	struct err e;
 
-	log_at(s->row.status == SANDBOX_ERROR ? LOG_WARN : LOG_INFO, "sandbox %s: %s", s->row.id,
-	       s->exit_reason);
+	if (!s->announced || s->vm.expected || s->row.status != SANDBOX_RUNNING)
+		return false;
+	s->row.status = s->exit_orderly ? SANDBOX_STOPPED : SANDBOX_ERROR;
+	s->row.ended_ms = wall_ms();
+	free(s->row.error);
+	s->row.error = s->exit_orderly ? NULL : strdup(s->exit_reason);
+	log_at(s->exit_orderly ? LOG_INFO : LOG_WARN, "sandbox %s: %s", s->row.id, s->exit_reason);
 	if (store_sandbox_set_ended(s->m->store, s->row.id, s->row.status, s->row.error,
 				    s->row.ended_ms, &e))
 		log_error("sandbox %s: %s", s->row.id, e.msg);
+	return true;
+}
+
+static void after_end(struct sandbox *s)
+{
+	manager_unreserve(s->m);
+	sessions_kick(s);
 }
 
 static void on_close(void *arg)
 {
 	struct sandbox *s = arg;
-	bool record, said;
+	bool recorded, said;
 	int pidfd;
 
 	pthread_mutex_lock(&s->lock);
@@ -137,82 +163,138 @@ static void on_close(void *arg)
 	pthread_mutex_lock(&s->lock);
 	s->vm.closed_ms = clock_mono_ms();
 	s->ready = false;
-	record = s->announced && s->row.status == SANDBOX_RUNNING;
-	if (record) {
-		s->row.status = s->exit_orderly ? SANDBOX_STOPPED : SANDBOX_ERROR;
-		s->row.ended_ms = wall_ms();
-		s->row.error = s->exit_orderly ? NULL : strdup(s->exit_reason);
-	}
+	vm_checkpoints_fail(s);
+	recorded = record_end(s);
 	pthread_cond_broadcast(&s->changed);
 	pthread_mutex_unlock(&s->lock);
-	agent_pool_abort(s->pool);
-	if (record) {
-		__atomic_sub_fetch(&s->m->running, 1, __ATOMIC_RELAXED);
-		/* The row's fields do not change any more, but for a deletion. */
-		record_end(s);
-	}
+	agent_pool_reset(s->pool);
+	if (recorded)
+		after_end(s);
+}
+
+void vm_expect_end(struct sandbox *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->vm.expected = true;
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool vm_unexpect_end(struct sandbox *s)
+{
+	bool recorded, alive;
+
+	pthread_mutex_lock(&s->lock);
+	s->vm.expected = false;
+	alive = !s->vm.closed_ms;
+	recorded = !alive && record_end(s);
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
+	if (recorded)
+		after_end(s);
+	return alive;
 }
 
 static const struct vmm_client_ops ops = {.on_event = on_event, .on_close = on_close};
 
 /* --- starting --------------------------------------------------------------------------------- */
 
-static json_t *configure_request(struct sandbox *s, const char *image)
-{
-	cleanup_free char *overlay = sandbox_path(s, "overlay"),
-			  *vsock = sandbox_path(s, "vsock.sock"),
-			  *console = sandbox_path(s, "console.log");
-
-	if (!overlay || !vsock || !console)
-		return NULL;
-	return json_pack("{ss, ss, sI, sI, s[{ss, ss, sI}], s{ss}, ss}", "op", "configure",
-			 "kernel", s->m->config->kernel, "memory_mib",
-			 (json_int_t)s->row.memory_mib, "cpus", (json_int_t)s->row.cpus, "disks",
-			 "path", image, "overlay", overlay, "size_mib", (json_int_t)s->row.disk_mib,
-			 "vsock", "path", vsock, "console", console);
-}
-
 /**
- * vm_start() - Start a VMM process for a new sandbox and boot its guest
- * @image:	Root image
+ * vm_spawn() - Start a VMM process for a sandbox that has none
  *
- * Does not wait for the guest. vm_kill() is due, also after a failure.
+ * It waits to be told what to be (machine.c). vm_kill() is due, also after a failure.
  *
  * Return: 0 or -errno
  */
-int vm_start(struct sandbox *s, const char *image, struct err *e)
+int vm_spawn(struct sandbox *s, struct err *e)
 {
 	cleanup_free char *socket_path = sandbox_path(s, "vmm.sock");
 	cleanup_free char *log_path = sandbox_path(s, "vmm.log");
+	cleanup_free char *vsock_path = sandbox_path(s, "vsock.sock");
 	struct vmm_spawn spawn = {s->m->config->vmm, socket_path, log_path};
-	int rc;
+	struct vmm_client *client;
+	int rc, pidfd;
+	pid_t pid;
 
-	if (!socket_path || !log_path)
+	if (!socket_path || !log_path || !vsock_path)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = vmm_client_spawn(&spawn, &s->vm.pid, &s->vm.pidfd, e);
+	/* Of a process that was killed. */
+	unlink(vsock_path);
+	rc = vmm_client_spawn(&spawn, &pid, &pidfd, e);
 	if (rc)
 		return rc;
+	pthread_mutex_lock(&s->lock);
+	s->vm.pid = pid;
+	s->vm.pidfd = pidfd;
 	s->vm.ours = true;
-	s->row.vmm_pid = s->vm.pid;
-	rc = vmm_client_connect(socket_path, &ops, s, &s->vm.client, e);
+	s->vm.expected = false;
+	s->vm.closed_ms = 0;
+	s->exit_reason[0] = '\0';
+	s->exit_orderly = s->ready = false;
+	s->row.vmm_pid = pid;
+	__atomic_add_fetch(&s->epoch, 1, __ATOMIC_RELEASE);
+	if (s->doomed)
+		rc = err_set(e, -ESHUTDOWN, "sandbox %s is being deleted", s->row.id);
+	pthread_mutex_unlock(&s->lock);
 	if (!rc)
-		rc = vmm_client_call(s->vm.client, configure_request(s, image), CALL_TIMEOUT_MS,
-				     NULL, e);
-	if (!rc)
-		rc = vmm_client_op(s->vm.client, "boot", CALL_TIMEOUT_MS, NULL, e);
+		rc = vmm_client_connect(socket_path, &ops, s, &client, e);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&s->lock);
+	s->vm.client = client;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+int vm_call(struct sandbox *s, json_t *request, int timeout_ms, json_t **answer, struct err *e)
+{
+	struct vmm_client *client;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	client = s->vm.client;
+	if (client)
+		s->vm.calls++;
+	pthread_mutex_unlock(&s->lock);
+	if (!client) {
+		json_decref(request);
+		if (answer)
+			*answer = NULL;
+		return err_set(e, -EPIPE, "its VM has ended");
+	}
+	rc = vmm_client_call(client, request, timeout_ms, answer, e);
+	pthread_mutex_lock(&s->lock);
+	s->vm.calls--;
+	pthread_cond_broadcast(&s->changed);
+	pthread_mutex_unlock(&s->lock);
 	return rc;
+}
+
+static int open_adopted(struct sandbox *s, json_t *info, struct err *e)
+{
+	const char *state = json_string_value(json_object_get(info, "state"));
+
+	if (!state || (strcmp(state, "running") && strcmp(state, "paused")))
+		return err_set(e, -ESRCH, "its VM is not running but %.40s",
+			       state ? state : "silent");
+	s->vm.pid = (pid_t)json_integer_value(json_object_get(info, "pid"));
+	s->vm.pidfd = s->vm.pid > 1 ? (int)syscall(SYS_pidfd_open, s->vm.pid, 0) : -1;
+	if (s->vm.pidfd < 0)
+		return err_sys(e, -errno, "its VMM process %d", (int)s->vm.pid);
+	return 0;
 }
 
 /**
  * vm_adopt() - Take over the running VMM process of a sandbox
+ * @paused:	Set if its vCPUs stand still
+ * @restored:	Set if its guest comes from an image
  *
  * Return: 0; -errno if there is none, or it does not answer. vm_kill() is due in each case.
  */
-int vm_adopt(struct sandbox *s, struct err *e)
+int vm_adopt(struct sandbox *s, bool *paused, bool *restored, struct err *e)
 {
 	cleanup_free char *socket_path = sandbox_path(s, "vmm.sock");
-	json_t *info = NULL;
 	const char *state;
+	json_t *info = NULL;
 	int rc;
 
 	if (!socket_path)
@@ -223,17 +305,11 @@ int vm_adopt(struct sandbox *s, struct err *e)
 	if (rc)
 		return rc;
 	state = json_string_value(json_object_get(info, "state"));
-	s->vm.pid = (pid_t)json_integer_value(json_object_get(info, "pid"));
+	*paused = state && !strcmp(state, "paused");
+	*restored = json_is_true(json_object_get(info, "restored"));
 	pthread_mutex_lock(&s->lock);
 	s->ready = s->ready || json_is_true(json_object_get(info, "ready"));
-	if (!state || (strcmp(state, "running") && strcmp(state, "paused"))) {
-		rc =
-		    err_set(e, -ESRCH, "its VM is not running but %.40s", state ? state : "silent");
-	} else {
-		s->vm.pidfd = s->vm.pid > 1 ? (int)syscall(SYS_pidfd_open, s->vm.pid, 0) : -1;
-		if (s->vm.pidfd < 0)
-			rc = err_sys(e, -errno, "its VMM process %d", (int)s->vm.pid);
-	}
+	rc = open_adopted(s, info, e);
 	pthread_mutex_unlock(&s->lock);
 	json_decref(info);
 	return rc;
@@ -252,6 +328,19 @@ static bool take_vm(struct sandbox *s, struct vm *vm)
 	return vm->client || vm->pidfd >= 0;
 }
 
+/* The connection ends, so calls in progress do, and there are no new ones: see take_vm(). */
+static void free_client(struct sandbox *s, struct vmm_client *client)
+{
+	if (!client)
+		return;
+	vmm_client_abort(client);
+	pthread_mutex_lock(&s->lock);
+	while (s->vm.calls)
+		pthread_cond_wait(&s->changed, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+	vmm_client_destroy(client);
+}
+
 /* Wait for the process, join the reader, then close. The order is explained at on_close(). */
 static void clean_up(struct sandbox *s, struct vm *vm)
 {
@@ -259,7 +348,7 @@ static void clean_up(struct sandbox *s, struct vm *vm)
 
 	while (vm->pidfd >= 0 && poll(&p, 1, -1) < 0 && errno == EINTR)
 		;
-	vmm_client_destroy(vm->client);
+	free_client(s, vm->client);
 	if (vm->pidfd >= 0 && vm->ours)
 		waitid(P_PIDFD, (id_t)vm->pidfd, NULL, WEXITED);
 	pthread_mutex_lock(&s->lock);
@@ -322,6 +411,30 @@ void vm_kill(struct sandbox *s)
 }
 
 /**
+ * vm_end() - As vm_kill(); the end is no news of the sandbox, which may get another VM
+ */
+void vm_end(struct sandbox *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->vm.expected = true;
+	s->ready = false;
+	pthread_mutex_unlock(&s->lock);
+	vm_kill(s);
+	agent_pool_reset(s->pool);
+}
+
+/**
+ * vm_interrupt() - End the process, without waiting: what is being done with it fails
+ */
+void vm_interrupt(struct sandbox *s)
+{
+	pthread_mutex_lock(&s->lock);
+	if (s->vm.pidfd >= 0)
+		send_signal(s->vm.pidfd, SIGKILL);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/**
  * vm_leave() - Let the process run on and forget it: the daemon stops
  */
 void vm_leave(struct sandbox *s)
@@ -341,7 +454,7 @@ void vm_leave(struct sandbox *s)
 	taken = take_vm(s, &vm);
 	pthread_mutex_unlock(&s->m->loop_lock);
 	if (taken) {
-		vmm_client_destroy(vm.client);
+		free_client(s, vm.client);
 		pthread_mutex_lock(&s->lock);
 		fd_close(&s->vm.pidfd);
 		pthread_mutex_unlock(&s->lock);

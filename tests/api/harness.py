@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -84,7 +85,7 @@ class Server:
         with open(os.path.join(self.folder, "keys"), "w") as f:
             f.write(f"# keys\n\n{KEY}\nanother-key\n")
         self.options = ["--state", self.state, "--kernel", f"{self.folder}/kernel", "--images", self.folder,
-                        "--vmm", f"{HERE}/fake-vmm", "--exit-grace", "1"]
+                        "--vmm", f"{HERE}/fake-vmm", "--exit-grace", "1", "--pool-size", "0"]
         self.options += listen if listen is not None else [
             "--listen", f"unix:{self.socket}", "--listen", "tcp:127.0.0.1:0", "--api-key-file", f"{self.folder}/keys"]
         self.options += options
@@ -238,6 +239,12 @@ class Sandbox:
 
     def pid(self):
         return next(pid for pid, id in self.server.vmms() if id == self.id)
+
+    def layers(self):
+        """Paths of its disk's layers, oldest first; the last one is being written to."""
+        with sqlite3.connect(self.server.state + "/dormouse.db") as db:
+            ids, = db.execute("SELECT layers FROM sandboxes WHERE id=?", (self.id,)).fetchone()
+        return [f"{self.server.state}/layers/{id}.layer" for id in json.loads(ids)]
 
     def wait_status(self, status):
         wait_for(f"status {status}", lambda: self.info()["status"] == status)

@@ -166,7 +166,7 @@ def vms_that_end_while_no_daemon_runs_become_errors():
         wait_for("the VMM to end", lambda: len(s.vmms()) == 1)
         s.start()
         assert "had ended when the server started" in b.info()["error"] and b.info()["status"] == "error"
-        assert os.path.exists(b.folder + "/overlay") and other.info()["status"] == "running"
+        assert os.path.exists(b.layers()[-1]) and other.info()["status"] == "running"
         b.request("POST", "/exec/run", {"cmd": "true"}).expect(502)
         s.kill()
         s.start()
@@ -227,7 +227,7 @@ def sandboxes_can_be_ended_with_the_daemon():
         assert s.kill(signal.SIGTERM) == 0
         assert not s.vmms()
         s.start()
-        assert b.info()["status"] == "stopped" and os.path.exists(b.folder + "/overlay")
+        assert b.info()["status"] == "stopped" and os.path.exists(b.layers()[-1])
         b.request("DELETE").expect(204)
         s.assert_nothing_left()
 

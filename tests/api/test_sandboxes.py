@@ -26,7 +26,9 @@ def what_was_asked_for_reaches_the_vmm():
         b = s.create(cpuCount=2, memoryMB=511, diskMB=30720, templateID="mini", timeout=0)
         config = b.control("info")["config"]
         assert (config["cpus"], config["memory_mib"]) == (2, 512)
-        assert config["disks"] == [{"path": f"{s.folder}/mini.ext4", "overlay": b.folder + "/overlay", "size_mib": 30720}]
+        disk, = config["disks"]
+        assert (disk["path"], disk["size_mib"]) == (f"{s.folder}/mini.ext4", 30720)
+        assert os.path.dirname(disk["overlay"]) == s.state + "/layers" and len(disk["layers"]) == 1, disk
         assert config["kernel"] == f"{s.folder}/kernel" and "endAt" not in b.info()
 
 
@@ -144,7 +146,7 @@ def a_killed_vmm_makes_the_sandbox_an_error():
         wait_for("the process to be reaped", lambda: not os.path.exists(f"/proc/{pid}"))
         b.request("POST", "/exec/run", {"cmd": "true"}).expect(502, "sandbox_failed", "signal 9")
         b.request("GET", "/files?path=/").expect(502)
-        assert os.path.exists(b.folder + "/overlay"), "the files are kept"
+        assert os.path.exists(b.layers()[-1]), "the files are kept"
         assert "fake" in b.request("GET", "/console").expect(200).body.decode()
         assert [x["status"] for x in s.request("GET", "/sandboxes").json()] == ["running", "error"]
         assert other.run("echo alive")["stdout"] == "alive\n"
