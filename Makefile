@@ -69,6 +69,7 @@ help:
 ## make test       all tests, one suite after the other (docs/testing.md); the last line is the totals
 ## make unit       unit tests under ASan and UBSan
 ## make fuzz       every fuzz target for a bounded number of runs
+## make fault      programs killed, and disks full, at every durable write
 ## make kvm        tiny guests on the native /dev/kvm
 ## make lab        does the lab notice its own death, and keep output apart and complete
 ## make api         the server's API natively, with a stand-in for the VMM
@@ -186,6 +187,15 @@ kvm: $(B)/test/kvm $(B)/test/kvm-state $(GUESTS) $(B)/dormouse-vmm
 bench: $(PROGRAMS) $(B)/guests/bench.elf
 	@tests/bench/native.py $(BENCH)
 
+# --- faults: programs under a shim that counts durable writes, and kills at the n-th -----------
+$(B)/test/fault.so: tests/fault/shim.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -O2 -fPIC -shared -o $@ $<
+
+.PHONY: fault
+fault: $(PROGRAMS) $(B)/test/fault.so $(GUESTS)
+	@tests/run tap fault tests/fault/run
+
 # --- the lab (docs/lab.md) and the tests that need Linux guests ------------------
 $(B)/test/lab-ring0: tests/lab/ring0.c
 	@mkdir -p $(@D)
@@ -227,7 +237,7 @@ demo:
 	@tests/demo/run
 # In this order: what is quick and close to the cause first.
 test:
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} tests/total deps all images lab-kernel unit fuzz kvm lint api lab vm sdk
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} tests/total deps all images lab-kernel unit fuzz kvm fault lint api lab vm sdk
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)

@@ -178,8 +178,7 @@ static int write_raw(struct unpack *u, const char *raw_path, const char *tmp)
 		rc = err_sys(u->e, -errno, "renaming memory image %s", tmp);
 	if (!rc && fsync(w.dir_fd) < 0)
 		rc = err_sys(u->e, -errno, "making the directory of %s durable", raw_path);
-	/* After the renaming there is no such file. */
-	ram_image_writer_close(&w, false);
+	ram_image_writer_close(&w, !rc);
 	return rc;
 }
 

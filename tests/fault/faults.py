@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Killing and failing programs at each of their durable writes (shim.c), and TAP."""
+import mmap
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import traceback
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.join(TOP, "build")
+SHIM = os.path.join(BUILD, "test", "fault.so")
+
+
+def program(name):
+    return os.path.join(BUILD, name)
+
+
+class Count:
+    """The counter that all processes of one run share."""
+
+    def __init__(self):
+        self.file = tempfile.NamedTemporaryFile(prefix="fault-count-")
+        self.file.write(bytes(8))
+        self.file.flush()
+        self.map = mmap.mmap(self.file.fileno(), 8)
+
+    def value(self):
+        return struct.unpack("<Q", self.map[:8])[0]
+
+    def reset(self):
+        self.map[:8] = bytes(8)
+
+    def close(self):
+        self.map.close()
+        self.file.close()
+
+
+def environment(count, under, at=0, action=""):
+    """What makes a program count its writes below a directory, and fail at one of them."""
+    env = dict(os.environ, LD_PRELOAD=SHIM, FAULT_COUNT=count.file.name, FAULT_UNDER=under,
+               FAULT_AT=str(at), FAULT_ACTION=action)
+    return env
+
+
+def run(argv, under, at=0, action=""):
+    """Run a program to its end. Returns its status (-SIGKILL where it was killed), output, count."""
+    count = Count()
+    try:
+        # A group of its own: that is what gets killed.
+        p = subprocess.run(argv, env=environment(count, under, at, action), text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
+                           start_new_session=True)
+        return p.returncode, p.stdout + p.stderr, count.value()
+    finally:
+        count.close()
+
+
+# A kill leaves what was written in any file system; in memory an fsync costs nothing.
+WHERE = os.environ.get("FAULT_DIR") or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+
+
+class Scratch:
+    """A directory that goes with the test."""
+
+    def __enter__(self):
+        self.path = tempfile.mkdtemp(prefix="fault-", dir=WHERE)
+        return self.path
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def sweep(setup, argv, check, action):
+    """Run argv(dir) once for each of its writes, with the fault there, and check(dir) after it.
+
+    setup(dir) makes what is there before. Returns how many writes there were.
+    """
+    with Scratch() as d:
+        setup(d)
+        status, out, total = run(argv(d), d)
+        assert status == 0, f"without a fault: status {status}: {out}"
+        assert total > 0, "no write was seen: the shim is not in place"
+        check(d, True)
+    for at in range(1, total + 1):
+        with Scratch() as d:
+            setup(d)
+            status, out, _ = run(argv(d), d, at, action)
+            if action in ("kill", "kill-group", "tear"):
+                assert status == -signal.SIGKILL, f"write {at} of {total}: status {status}: {out}"
+            else:
+                assert status > 0, f"write {at} of {total}: status {status}: {out}"
+            try:
+                check(d, False)
+            except AssertionError as e:
+                raise AssertionError(f"{action} at write {at} of {total}: {e}") from e
+    return total
+
+
+def main(tests):
+    """tests: (name, function); a function returns text for its line. Prints TAP."""
+    only = sys.argv[1] if len(sys.argv) > 1 else ""
+    failed = 0
+    tests = [t for t in tests if only in t[0]]
+    print(f"1..{len(tests)}")
+    for n, (name, function) in enumerate(tests, 1):
+        try:
+            note = function() or ""
+            print(f"ok {n} - {name}{note and ': ' + note}", flush=True)
+        except Exception:  # pylint: disable=broad-except
+            failed += 1
+            for line in traceback.format_exc().splitlines():
+                print("#", line)
+            print(f"not ok {n} - {name}", flush=True)
+    return 1 if failed else 0
