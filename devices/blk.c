@@ -77,7 +77,7 @@ _Static_assert(sizeof(struct blk_range) == 16, "virtio 1.2, 5.2.6");
 
 struct blk {
 	struct device *dev; /* borrowed, owns us */
-	struct disk *disk;  /* borrowed, outlives us */
+	struct disk *disk;  /* borrowed, outlives us; NULL: none yet */
 	bool read_only;
 	unsigned int in_flight;
 	bool in_turn; /* inside blk_notify(): the interrupt is sent at its end */
@@ -310,39 +310,64 @@ static void blk_notify(struct device *d, unsigned int queue)
 	device_signal_used(d, queue);
 }
 
-static int blk_init(struct device *d, const struct device_config *c, struct err *e)
+/* What a driver is told of the disk; without one, of an empty one. */
+static void show_disk(struct device *d)
 {
-	struct disk *disk = c->blk.disk;
-	struct blk *b = calloc(1, sizeof(*b));
+	struct blk *b = d->priv;
+	uint32_t block_bytes = b->disk ? b->disk->block_bytes : SECTOR;
 	struct blk_config config = {
-	    .capacity = disk->size_bytes / SECTOR,
+	    .capacity = b->disk ? b->disk->size_bytes / SECTOR : 0,
 	    .size_max = SEGMENT_BYTES,
 	    .seg_max = VIRTQ_MAX_CHAIN - 2,
 	    .blk_size = SECTOR,
-	    .min_io_size = (uint16_t)(disk->block_bytes / SECTOR),
+	    .min_io_size = (uint16_t)(block_bytes / SECTOR),
 	    .max_discard_sectors = RANGE_SECTORS,
 	    .max_discard_seg = 1,
-	    .discard_sector_alignment = disk->block_bytes / SECTOR,
+	    .discard_sector_alignment = block_bytes / SECTOR,
 	    .max_write_zeroes_sectors = RANGE_SECTORS,
 	    .max_write_zeroes_seg = 1,
 	    .write_zeroes_may_unmap = 1,
 	};
 
+	/* Physical blocks: what the backend writes without reading. */
+	config.physical_block_exp = (uint8_t)__builtin_ctz(block_bytes / SECTOR);
+	d->features &= ~(F_RO | F_DISCARD | F_WRITE_ZEROES);
+	d->features |= F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY;
+	d->features |= b->read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
+	device_config_init(d, &config, sizeof(config));
+}
+
+static void set_disk(struct blk *b, struct disk *disk, bool read_only)
+{
+	if (b->disk)
+		b->disk->batch = NULL;
+	b->disk = disk;
+	b->read_only = read_only || (disk && disk->read_only);
+	if (!disk)
+		return;
+	disk->batch = disk_batch;
+	disk->batch_opaque = b;
+}
+
+void device_set_disk(struct device *d, struct disk *disk, bool read_only)
+{
+	set_disk(d->priv, disk, read_only);
+	show_disk(d);
+	virtio_mmio_reset(d);
+}
+
+static int blk_init(struct device *d, const struct device_config *c, struct err *e)
+{
+	struct blk *b = calloc(1, sizeof(*b));
+
 	if (!b)
 		return err_set(e, -ENOMEM, "out of memory");
 	d->priv = b;
 	b->dev = d;
-	b->disk = disk;
-	b->read_only = c->blk.read_only || disk->read_only;
 	if (c->blk.serial)
 		memcpy(b->id, c->blk.serial, strnlen(c->blk.serial, sizeof(b->id)));
-	disk->batch = disk_batch;
-	disk->batch_opaque = b;
-	/* Physical blocks: what the backend writes without reading. */
-	config.physical_block_exp = (uint8_t)__builtin_ctz(disk->block_bytes / SECTOR);
-	d->features |= F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY;
-	d->features |= b->read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
-	device_config_init(d, &config, sizeof(config));
+	set_disk(b, c->blk.disk, c->blk.read_only);
+	show_disk(d);
 	return 0;
 }
 
@@ -369,7 +394,8 @@ static void blk_reset(struct device *d)
 	struct blk *b = d->priv;
 
 	blk_quiesce(d);
-	set_capacity(d, b->disk->size_bytes / SECTOR);
+	if (b->disk)
+		set_capacity(d, b->disk->size_bytes / SECTOR);
 }
 
 static uint64_t shown_capacity(struct device *d)
@@ -415,7 +441,7 @@ static void blk_fini(struct device *d)
 	if (!d->priv)
 		return;
 	blk_quiesce(d);
-	((struct blk *)d->priv)->disk->batch = NULL;
+	set_disk(d->priv, NULL, true);
 	free(d->priv);
 	d->priv = NULL;
 }

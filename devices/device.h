@@ -55,7 +55,8 @@ struct device_config {
 	enum device_kind kind;
 	union {
 		struct {
-			struct disk *disk;  /* borrowed, outlives the device */
+			/* Borrowed, outlives the device; NULL: device_set_disk() gives it one. */
+			struct disk *disk;
 			bool read_only;	    /* as is a disk that is read-only itself */
 			const char *serial; /* up to 20 bytes (GET_ID), copied; may be NULL */
 		} blk;
@@ -65,7 +66,8 @@ struct device_config {
 			 * Clients connect to this Unix socket and write "CONNECT <port>\n".
 			 * A guest's connection to host port P goes to "<uds_path>_<P>".
 			 * Copied. The socket exists from devices_create() on; clients that
-			 * come before the guest's driver wait.
+			 * come before the guest's driver wait. NULL: device_set_vsock() says
+			 * it and the context id.
 			 */
 			const char *uds_path;
 			/*
@@ -169,6 +171,24 @@ int device_irq_fd(struct device *d);
 unsigned int device_queue_count(const struct device *d);
 const char *device_name(const struct device *d);
 const struct device_stats *device_stats(const struct device *d);
+
+/**
+ * device_set_disk() - Give a block device its disk, in place of the one it had
+ * @disk:	Borrowed, outlives the device or the next call; NULL: none, to be set before a guest
+ *		runs again
+ *
+ * No vCPU runs and nothing is in flight. The device is at power-on afterwards: for a guest that
+ * is about to be restored, or to boot.
+ */
+void device_set_disk(struct device *d, struct disk *disk, bool read_only);
+
+/**
+ * device_set_vsock() - Say where the clients of a vsock device come from
+ * @uds_path:	As in the config
+ *
+ * Once, for a device that was made without; no vCPU runs. Return: 0 or -errno
+ */
+int device_set_vsock(struct device *d, uint32_t guest_cid, const char *uds_path, struct err *e);
 
 /**
  * device_mmio_read() - A guest's load from a device's registers

@@ -45,6 +45,8 @@ struct disk_ops {
 	void (*drain)(struct disk *d);
 	/* drain(), make durable, release. Call it after the device that uses it is gone. */
 	void (*close)(struct disk *d);
+	/* As close(), but nobody wants any more what was written since the last flush. */
+	void (*drop)(struct disk *d);
 };
 
 struct disk {

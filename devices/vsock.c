@@ -509,31 +509,41 @@ static void vsock_post_restore(struct device *d)
 	vsock_host_listen(v, true);
 }
 
-static int vsock_init(struct device *d, const struct device_config *c, struct err *e)
+static int set_path(struct vsock *v, uint32_t guest_cid, const char *uds_path, struct err *e)
 {
-	size_t len = strlen(c->vsock.uds_path);
-	struct vsock *v;
+	size_t len = strlen(uds_path);
 
-	if (c->vsock.guest_cid < 3 || c->vsock.guest_cid == UINT32_MAX)
-		return err_set(e, -EINVAL, "context id %u: 3 or more is possible",
-			       c->vsock.guest_cid);
+	if (guest_cid < 3 || guest_cid == UINT32_MAX)
+		return err_set(e, -EINVAL, "context id %u: 3 or more is possible", guest_cid);
 	if (len >= sizeof(v->uds_path))
 		return err_set(e, -ENAMETOOLONG, "socket path of %zu bytes is too long: %s", len,
-			       c->vsock.uds_path);
-	v = calloc(1, sizeof(*v));
+			       uds_path);
+	v->guest_cid = guest_cid;
+	memcpy(v->uds_path, uds_path, len + 1);
+	device_config_init(v->dev, &v->guest_cid, sizeof(v->guest_cid));
+	return vsock_host_init(v, e);
+}
+
+int device_set_vsock(struct device *d, uint32_t guest_cid, const char *uds_path, struct err *e)
+{
+	return set_path(d->priv, guest_cid, uds_path, e);
+}
+
+static int vsock_init(struct device *d, const struct device_config *c, struct err *e)
+{
+	struct vsock *v = calloc(1, sizeof(*v));
+
 	if (!v)
 		return err_set(e, -ENOMEM, "out of memory");
 	d->priv = v;
 	v->dev = d;
-	v->guest_cid = c->vsock.guest_cid;
 	v->listen_fd = -1;
+	v->next_port = VSOCK_FIRST_PORT;
 	v->on_knock = c->vsock.on_knock;
 	v->opaque = c->vsock.opaque;
 	v->knock_port = c->vsock.knock_port;
-	memcpy(v->uds_path, c->vsock.uds_path, len + 1);
 	TAILQ_INIT(&v->rx);
-	device_config_init(d, &v->guest_cid, sizeof(v->guest_cid));
-	return vsock_host_init(v, e);
+	return c->vsock.uds_path ? set_path(v, c->vsock.guest_cid, c->vsock.uds_path, e) : 0;
 }
 
 static void vsock_fini(struct device *d)

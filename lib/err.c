@@ -40,6 +40,7 @@ int err_wrap(struct err *e, int code, const char *fmt, ...)
 {
 	char inner[sizeof(e->msg)], what[128];
 	va_list ap;
+	int n;
 
 	if (!e)
 		return code;
@@ -49,6 +50,8 @@ int err_wrap(struct err *e, int code, const char *fmt, ...)
 	va_end(ap);
 	e->code = code;
 	/* A message that is too long loses its end, never its context. */
-	snprintf(e->msg, sizeof(e->msg), "%s: %.120s", what, inner);
+	n = snprintf(e->msg, sizeof(e->msg), "%s: ", what);
+	snprintf(e->msg + n, sizeof(e->msg) - (size_t)n, "%.*s", (int)sizeof(e->msg) - n - 1,
+		 inner);
 	return code;
 }

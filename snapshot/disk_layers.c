@@ -70,11 +70,22 @@ static void layers_close(struct disk *disk)
 	release(d);
 }
 
+static void layers_drop(struct disk *disk)
+{
+	struct layers_disk *d = layers_of(disk);
+
+	disk->batch = NULL;
+	aio_drain(&d->aio);
+	layers_seal_stop(d);
+	release(d);
+}
+
 static const struct disk_ops layers_ops = {
     .submit = layers_submit,
     .kick = layers_kick,
     .drain = layers_drain,
     .close = layers_close,
+    .drop = layers_drop,
 };
 
 static void batch(void *opaque)

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lib/json.h"
+#include "vmm/config_int.h"
 
 #define DISK_MAX_MIB (16 << 20) /* 16 TiB, the limit of ext4 with 4 KiB blocks */
 
@@ -26,10 +26,13 @@
 
 struct body {
 	json_int_t id;
-	const char *op, *kernel, *cmdline, *append, *console;
+	const char *op, *kernel, *cmdline, *append, *console, *cpu;
 	int64_t memory_mib, cpus;
 	json_t *disks, *vsock;
 	bool trace_exits;
+	/* From here on for "restore" alone. */
+	const char *state, *ram, *ram_format;
+	bool resume;
 };
 
 static const struct json_field body_fields[] = {
@@ -46,7 +49,14 @@ static const struct json_field body_fields[] = {
     JSON_FIELD(struct body, disks, "disks", JSON_F_ARRAY),
     JSON_FIELD(struct body, vsock, "vsock", JSON_F_OBJECT),
     JSON_FIELD(struct body, trace_exits, "trace_exits", JSON_F_BOOL),
+    JSON_FIELD(struct body, cpu, "cpu", JSON_F_STRING),
+    JSON_FIELD(struct body, state, "state", JSON_F_STRING, .flags = JSON_REQUIRED | JSON_NONEMPTY),
+    JSON_FIELD(struct body, ram, "ram", JSON_F_STRING, .flags = JSON_REQUIRED | JSON_NONEMPTY),
+    JSON_FIELD(struct body, ram_format, "ram_format", JSON_F_STRING),
+    JSON_FIELD(struct body, resume, "resume", JSON_F_BOOL),
 };
+#define RESTORE_FIELDS	 (sizeof(body_fields) / sizeof(body_fields[0]))
+#define CONFIGURE_FIELDS (RESTORE_FIELDS - 4)
 
 struct disk_body {
 	const char *path, *overlay;
@@ -75,9 +85,6 @@ static const struct json_field vsock_fields[] = {
     JSON_FIELD(struct vsock_body, cid, "cid", JSON_F_INT, .min = 3, .max = 0xfffffffe),
 };
 
-#define BIND(obj, fields, out, e)                                                                  \
-	json_bind(obj, fields, sizeof(fields) / sizeof((fields)[0]), JSON_REFUSE_UNKNOWN, out, e)
-
 void vm_config_init(struct vm_config *c)
 {
 	*c = (struct vm_config){.memory_mib = 512, .cpus = 1, .vsock_cid = 3};
@@ -99,7 +106,7 @@ void vm_config_fini(struct vm_config *c)
 	*c = (struct vm_config){0};
 }
 
-static int copy(char **out, const char *s, struct err *e)
+int config_copy(char **out, const char *s, struct err *e)
 {
 	if (!s)
 		return 0;
@@ -122,7 +129,7 @@ static int read_layers(json_t *list, struct vm_disk_config *d, struct err *e)
 
 		if (!path || !*path)
 			return err_set(e, -EINVAL, "layers[%zu]: not a path", i);
-		rc = copy(&d->layers[i], path, e);
+		rc = config_copy(&d->layers[i], path, e);
 		if (rc)
 			return rc;
 		d->layers_n = (unsigned int)i + 1;
@@ -133,7 +140,7 @@ static int read_layers(json_t *list, struct vm_disk_config *d, struct err *e)
 static int read_disk(json_t *item, unsigned int i, struct vm_disk_config *d, struct err *e)
 {
 	struct disk_body b = {0};
-	int rc = BIND(item, disk_fields, &b, e);
+	int rc = CONFIG_BIND(item, disk_fields, &b, e);
 
 	if (rc)
 		return err_wrap(e, rc, "disks[%u]", i);
@@ -143,15 +150,15 @@ static int read_disk(json_t *item, unsigned int i, struct vm_disk_config *d, str
 		return err_set(e, -EINVAL, "disks[%u]: size_mib needs an overlay", i);
 	d->size_mib = (uint64_t)b.size_mib;
 	d->read_only = b.read_only || !b.overlay;
-	rc = copy(&d->path, b.path, e);
+	rc = config_copy(&d->path, b.path, e);
 	if (!rc)
-		rc = copy(&d->overlay, b.overlay, e);
+		rc = config_copy(&d->overlay, b.overlay, e);
 	if (!rc)
 		rc = read_layers(b.layers, d, e);
 	return rc ? err_wrap(e, rc, "disks[%u]", i) : 0;
 }
 
-static int read_disks(json_t *list, struct vm_config *c, struct err *e)
+int config_read_disks(json_t *list, struct vm_config *c, struct err *e)
 {
 	size_t n = json_array_size(list);
 
@@ -175,11 +182,11 @@ static int read_vsock(json_t *obj, struct vm_config *c, struct err *e)
 
 	if (!obj)
 		return 0;
-	rc = BIND(obj, vsock_fields, &b, e);
+	rc = CONFIG_BIND(obj, vsock_fields, &b, e);
 	if (rc)
 		return err_wrap(e, rc, "vsock");
 	c->vsock_cid = (uint32_t)b.cid;
-	return copy(&c->vsock_path, b.path, e);
+	return config_copy(&c->vsock_path, b.path, e);
 }
 
 /* The first disk is the root, writable if the disk is. */
@@ -206,29 +213,57 @@ static int make_cmdline(const struct body *b, struct vm_config *c, struct err *e
 	return 0;
 }
 
-int config_from_json(json_t *obj, struct vm_config *out, struct err *e)
+static int read_cpu(const char *model, struct vm_config *c, struct err *e)
 {
-	struct body b = {.memory_mib = 512, .cpus = 1};
+	c->host_cpu = model && !strcmp(model, "host");
+	if (!model || c->host_cpu || !strcmp(model, "baseline"))
+		return 0;
+	return err_set(e, -EINVAL, "cpu: must be \"baseline\" or \"host\"");
+}
+
+static int read_body(json_t *obj, size_t fields, struct body *b, struct vm_config *out,
+		     struct err *e)
+{
 	int rc;
 
 	vm_config_init(out);
-	rc = BIND(obj, body_fields, &b, e);
+	rc = json_bind(obj, body_fields, fields, JSON_REFUSE_UNKNOWN, b, e);
 	if (rc)
 		return rc;
-	if (b.memory_mib % VM_MEMORY_STEP_MIB)
+	if (b->memory_mib % VM_MEMORY_STEP_MIB)
 		return err_set(e, -EINVAL, "memory_mib: %lld is not a multiple of %d",
-			       (long long)b.memory_mib, VM_MEMORY_STEP_MIB);
-	out->memory_mib = (uint64_t)b.memory_mib;
-	out->cpus = (unsigned int)b.cpus;
-	out->trace_exits = b.trace_exits;
-	rc = copy(&out->kernel, b.kernel, e);
+			       (long long)b->memory_mib, VM_MEMORY_STEP_MIB);
+	out->memory_mib = (uint64_t)b->memory_mib;
+	out->cpus = (unsigned int)b->cpus;
+	out->trace_exits = b->trace_exits;
+	rc = read_cpu(b->cpu, out, e);
 	if (!rc)
-		rc = copy(&out->console, b.console, e);
+		rc = config_copy(&out->kernel, b->kernel, e);
 	if (!rc)
-		rc = read_disks(b.disks, out, e);
+		rc = config_copy(&out->console, b->console, e);
 	if (!rc)
-		rc = read_vsock(b.vsock, out, e);
-	return rc ? rc : make_cmdline(&b, out, e);
+		rc = config_read_disks(b->disks, out, e);
+	if (!rc)
+		rc = read_vsock(b->vsock, out, e);
+	return rc ? rc : make_cmdline(b, out, e);
+}
+
+int config_from_json(json_t *obj, struct vm_config *out, struct err *e)
+{
+	struct body b = {.memory_mib = 512, .cpus = 1};
+
+	return read_body(obj, CONFIGURE_FIELDS, &b, out, e);
+}
+
+int config_restore_from_json(json_t *obj, struct vm_config *c, struct vm_saved *s, bool *resume,
+			     struct err *e)
+{
+	struct body b = {.memory_mib = 512, .cpus = 1, .resume = true};
+	int rc = read_body(obj, RESTORE_FIELDS, &b, c, e);
+
+	*s = (struct vm_saved){0};
+	*resume = b.resume;
+	return rc ? rc : config_saved(b.state, b.ram, b.ram_format, s, e);
 }
 
 /* --- the command line ------------------------------------------------------------------- */

@@ -16,6 +16,17 @@
  */
 int config_from_json(json_t *body, struct vm_config *out, struct err *e);
 
+/*
+ * Bodies of other requests, as config_from_json(). What they fill must be released, after a
+ * failure too: vm_config_fini(), vm_saved_fini(), vm_checkpoint_config_fini().
+ */
+int config_shape_from_json(json_t *body, struct vm_shape *out, struct err *e);
+int config_restore_from_json(json_t *body, struct vm_config *c, struct vm_saved *s, bool *resume,
+			     struct err *e);
+/* @c: only its disks */
+int config_rollback_from_json(json_t *body, struct vm_config *c, struct vm_saved *s, struct err *e);
+int config_checkpoint_from_json(json_t *body, struct vm_checkpoint_config *c, struct err *e);
+
 /**
  * config_from_args() - Read the command line of "dormouse-vmm run"
  * @argc:	Of what follows "run"

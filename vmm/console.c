@@ -81,7 +81,7 @@ void console_write(void *opaque, const uint8_t *data, size_t len_bytes)
 	}
 }
 
-static int open_sink(struct console *c, const char *path, struct err *e)
+int console_open(struct console *c, const char *path, struct err *e)
 {
 	struct stat st;
 
@@ -115,7 +115,7 @@ static int start_timer(struct console *c, struct err *e)
 	return rc ? err_sys(e, rc, "timer of the console") : 0;
 }
 
-int console_create(struct console **out, struct loop *loop, const char *path, struct err *e)
+int console_create(struct console **out, struct loop *loop, struct err *e)
 {
 	struct console *c = calloc(1, sizeof(*c));
 	int rc;
@@ -124,9 +124,7 @@ int console_create(struct console **out, struct loop *loop, const char *path, st
 		return err_set(e, -ENOMEM, "out of memory");
 	c->loop = loop;
 	c->fd = c->timer_fd = -1;
-	rc = open_sink(c, path, e);
-	if (!rc)
-		rc = start_timer(c, e);
+	rc = start_timer(c, e);
 	if (rc) {
 		console_destroy(c);
 		return rc;

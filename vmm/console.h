@@ -19,8 +19,10 @@
 
 struct console;
 
-/* @path: a file to append to, "-" for stdout, NULL to drop everything. */
-int console_create(struct console **out, struct loop *loop, const char *path, struct err *e);
+/* Drops everything until it is opened. */
+int console_create(struct console **out, struct loop *loop, struct err *e);
+/* Once. @path: a file to append to, "-" for stdout, NULL to drop everything. */
+int console_open(struct console *c, const char *path, struct err *e);
 void console_destroy(struct console *c);
 /* A sink of struct serial; @opaque is a struct console. */
 void console_write(void *opaque, const uint8_t *data, size_t len_bytes);

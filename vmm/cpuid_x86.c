@@ -14,12 +14,8 @@
 
 #include "vmm/cpuid.h"
 
-#define ECX1_X2APIC	  (1u << 21)
-#define ECX1_TSC_DEADLINE (1u << 24)
-#define ECX1_HYPERVISOR	  (1u << 31)
-#define EDX1_HTT	  (1u << 28)
-#define ECX_AMD_PERFCTR	  (1u << 23)
-#define EXTFEAT_FIRST	  0x80000000u
+#define ECX_AMD_PERFCTR (1u << 23)
+#define EXTFEAT_FIRST	0x80000000u
 
 #define TOPO_THREAD 1u
 #define TOPO_CORE   2u
@@ -35,10 +31,10 @@ static unsigned int core_bits(unsigned int cpus)
 
 static void patch_leaf1(struct kvm_cpuid_entry2 *l, unsigned int index, unsigned int cpus)
 {
-	l->ecx |= ECX1_X2APIC | ECX1_TSC_DEADLINE | ECX1_HYPERVISOR;
+	l->ecx |= CPUID_OURS_1_ECX;
 	l->ebx &= 0x0000ffffu;
 	l->ebx |= index << 24 | cpus << 16;
-	l->edx = cpus > 1 ? l->edx | EDX1_HTT : l->edx & ~EDX1_HTT;
+	l->edx = cpus > 1 ? l->edx | CPUID_OURS_1_EDX : l->edx & ~CPUID_OURS_1_EDX;
 }
 
 /* Intel's caches: who shares them. The first two levels are of a core, the last of the package. */
@@ -128,8 +124,9 @@ static int add_topology(struct kvm_cpuid2 *out, unsigned int index, unsigned int
 }
 
 int cpuid_for_vcpu(const struct kvm_cpuid2 *supported, unsigned int index, unsigned int cpus,
-		   struct kvm_cpuid2 *out)
+		   bool all, struct kvm_cpuid2 *out)
 {
+	enum cpuid_vendor vendor = cpuid_vendor_of(supported);
 	uint32_t max_basic = 0;
 
 	memset(out, 0, sizeof(*out));
@@ -142,6 +139,8 @@ int cpuid_for_vcpu(const struct kvm_cpuid2 *supported, unsigned int index, unsig
 			return -E2BIG;
 		if (l.function == 0)
 			max_basic = l.eax;
+		if (!all)
+			cpuid_baseline(&l, vendor);
 		patch(&l, index, cpus);
 		out->entries[out->nent++] = l;
 	}

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "lib/clock.h"
+#include "snapshot/disk_layers.h"
 #include "vmm/control.h"
 #include "vmm/layout_x86.h"
 #include "vmm/version.h"
@@ -111,6 +112,44 @@ static json_t *devices_info(struct vm *vm)
 	return list;
 }
 
+static json_t *disks_info(struct vm *vm)
+{
+	json_t *list = json_array();
+
+	for (unsigned int i = 0; list && i < VM_MAX_DISKS && vm->disks[i]; i++) {
+		struct disk_layers_info d;
+
+		disk_layers_info(vm->disks[i], &d);
+		json_array_append_new(list, json_pack("{sisIsI}", "layers", (int)d.layers,
+						      "size_bytes", (json_int_t)d.size_bytes,
+						      "used_bytes", (json_int_t)d.used_bytes));
+	}
+	return list;
+}
+
+/* --- time travel ------------------------------------------------------------------------------ */
+
+static json_t *generation(const struct vm *vm)
+{
+	char hex[2 * PLATFORM_GENERATION_BYTES + 1];
+	const uint8_t *id = platform_generation(vm);
+
+	if (!id)
+		return json_null();
+	for (unsigned int i = 0; i < PLATFORM_GENERATION_BYTES; i++)
+		snprintf(hex + (size_t)2 * i, 3, "%02x", id[i]);
+	return json_string(hex);
+}
+
+static json_t *restore_info(const struct vm *vm)
+{
+	uint64_t first = __atomic_load_n(&vm->first_exit_ns, __ATOMIC_RELAXED);
+
+	if (!vm->restore_ns || first < vm->restore_ns)
+		return json_null();
+	return json_pack("{sI}", "to_first_exit_us", (json_int_t)(first - vm->restore_ns) / 1000);
+}
+
 static json_t *exit_info(const struct vm *vm)
 {
 	if (!vm->exit_reason[0])
@@ -131,18 +170,23 @@ int info_fill(struct vm *vm, json_t *o)
 	rc |= json_object_set_new(o, "ready", json_boolean(vm->ready));
 	rc |= json_object_set_new(o, "panicked", json_boolean(vm->panicked));
 	rc |= json_object_set_new(o, "exit", exit_info(vm));
-	rc |= json_object_set_new(o, "memory_mib", json_integer((json_int_t)vm->config.memory_mib));
-	rc |= json_object_set_new(o, "cpus", json_integer(vm->config.cpus));
+	rc |= json_object_set_new(o, "memory_mib", json_integer((json_int_t)vm->shape.memory_mib));
+	rc |= json_object_set_new(o, "cpus", json_integer(vm->shape.cpus));
 	rc |= json_object_set_new(o, "boots", json_integer(vm->boots));
 	rc |= json_object_set_new(o, "cmdline", json_string(cmdline));
 	rc |= json_object_set_new(o, "boot_to_ready_us",
-				  vm->ready ? json_integer((json_int_t)vm->boot_to_ready_us)
-					    : json_null());
+				  vm->ready && !vm->restored
+				      ? json_integer((json_int_t)vm->boot_to_ready_us)
+				      : json_null());
 	rc |= json_object_set_new(o, "exits", exits(vm));
 	rc |= json_object_set_new(o, "process",
 				  json_pack("{sI}", "private_kib", (json_int_t)use.private_kib));
 	rc |= json_object_set_new(o, "guest_memory",
 				  json_pack("{sI}", "resident_kib", (json_int_t)use.resident_kib));
+	rc |= json_object_set_new(o, "restored", json_boolean(vm->restored));
+	rc |= json_object_set_new(o, "restore", restore_info(vm));
+	rc |= json_object_set_new(o, "generation", generation(vm));
+	rc |= json_object_set_new(o, "disks", disks_info(vm));
 	rc |= json_object_set_new(o, "devices", devices_info(vm));
 	return rc ? -ENOMEM : 0;
 }

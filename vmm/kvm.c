@@ -20,14 +20,10 @@
 
 enum { SLOT_DEVICES = GUEST_MEM_MAX_REGIONS, SLOT_PLATFORM };
 
-int kvm_open(struct vm *vm, struct err *e)
+static int open_checked(struct vm *vm, struct err *e)
 {
-	int rc;
+	int rc = ioctl(vm->kvm_fd, KVM_GET_API_VERSION, 0);
 
-	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	if (vm->kvm_fd < 0)
-		return err_sys(e, -errno, "opening /dev/kvm");
-	rc = ioctl(vm->kvm_fd, KVM_GET_API_VERSION, 0);
 	if (rc != KVM_API)
 		return err_set(e, -ENOTSUP, "/dev/kvm has interface version %d, not %d", rc,
 			       KVM_API);
@@ -36,6 +32,19 @@ int kvm_open(struct vm *vm, struct err *e)
 		return err_set(e, -ENOTSUP, "/dev/kvm: no vCPU mapping");
 	vm->run_bytes = (size_t)rc;
 	return kvm_arch_check(vm, e);
+}
+
+int kvm_open(struct vm *vm, struct err *e)
+{
+	int rc;
+
+	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (vm->kvm_fd < 0)
+		return err_sys(e, -errno, "opening /dev/kvm");
+	rc = open_checked(vm, e);
+	if (rc)
+		fd_close(&vm->kvm_fd);
+	return rc;
 }
 
 static int set_slot(struct vm *vm, uint32_t slot, uint32_t flags, uint64_t gpa, void *hva,
@@ -126,6 +135,8 @@ static int create_vcpu(struct vm *vm, unsigned int index, struct err *e)
 		return err_sys(e, -errno, "mapping vCPU %u", index);
 	v->run = run;
 	v->run_bytes = vm->run_bytes;
+	/* A process that holds a copy of guest memory must not keep the VM alive with it. */
+	madvise(run, vm->run_bytes, MADV_DONTFORK);
 	return kvm_arch_vcpu_init(v, e);
 }
 
@@ -139,7 +150,7 @@ static int create_all(struct vm *vm, struct err *e)
 	rc = create_slots(vm, e);
 	if (!rc)
 		rc = kvm_arch_create_irqchip(vm, e);
-	for (unsigned int i = 0; i < vm->config.cpus && !rc; i++) {
+	for (unsigned int i = 0; i < vm->shape.cpus && !rc; i++) {
 		vm->vcpus_n = i + 1;
 		rc = create_vcpu(vm, i, e);
 	}

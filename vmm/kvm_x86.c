@@ -48,6 +48,7 @@ int kvm_arch_check(struct vm *vm, struct err *e)
 		rc = need(vm, KVM_CAP_IMMEDIATE_EXIT, "immediate_exit", e);
 	if (rc)
 		return rc;
+	free(vm->cpuid);
 	vm->cpuid = calloc(1, CPUID_BYTES);
 	if (!vm->cpuid)
 		return err_set(e, -ENOMEM, "out of memory");
@@ -103,7 +104,8 @@ static int set_cpuid(struct vcpu *v, struct err *e)
 
 	if (!cpuid)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = cpuid_for_vcpu(v->vm->cpuid, v->index, v->vm->config.cpus, cpuid);
+	rc = cpuid_for_vcpu(v->vm->cpuid, v->index, v->vm->shape.cpus, v->vm->config.host_cpu,
+			    cpuid);
 	if (!rc && ioctl(v->fd, KVM_SET_CPUID2, cpuid) < 0)
 		rc = -errno;
 	return rc ? err_sys(e, rc, "setting the CPUID of vCPU %u", v->index) : 0;
@@ -145,11 +147,35 @@ static struct kvm_segment segment(uint16_t selector, uint8_t type, bool code)
 	};
 }
 
-/* The state that the 64-bit boot protocol asks for; boot_x86.c wrote the tables. */
-static int set_entry_state(struct vcpu *v, struct err *e)
+/*
+ * Let the guest's TSC run at the host's present rate (0). KVM takes the rate that the host had when
+ * KVM was loaded; where the host has refined its calibration since by more than 250 ppm and the CPU
+ * cannot scale, creating the vCPU leaves its ratio at 0 ("user requested TSC rate below hardware
+ * speed" in the host's log). KVM's own view of the guest's TSC then stands still, and each timer is
+ * late by the guest's uptime.
+ */
+static void set_tsc_rate(struct vcpu *v)
 {
+	if (ioctl(v->fd, KVM_SET_TSC_KHZ, 0ul) < 0)
+		log_warn("vCPU %u: setting the TSC's rate: %s", v->index, strerror(errno));
+}
+
+int kvm_arch_vcpu_init(struct vcpu *v, struct err *e)
+{
+	int rc;
+
+	set_tsc_rate(v);
+	rc = set_cpuid(v, e);
+	return rc ? rc : set_msrs(v, e);
+}
+
+/* The state that the 64-bit boot protocol asks for; boot_x86.c wrote the tables. */
+int kvm_arch_boot_state(struct vm *vm, struct err *e)
+{
+	/* The others wait for the guest's INIT and SIPI, as KVM creates them. */
+	struct vcpu *v = &vm->vcpus[0];
 	struct kvm_regs regs = {
-	    .rip = v->vm->image.entry_gpa,
+	    .rip = vm->kernel.entry_gpa,
 	    .rsi = LAYOUT_BOOT_PARAMS,
 	    .rsp = LAYOUT_STACK_TOP,
 	    .rflags = 2,
@@ -171,32 +197,4 @@ static int set_entry_state(struct vcpu *v, struct err *e)
 	if (ioctl(v->fd, KVM_SET_SREGS, &s) < 0 || ioctl(v->fd, KVM_SET_REGS, &regs) < 0)
 		return err_sys(e, -errno, "setting the registers of vCPU 0");
 	return 0;
-}
-
-/*
- * Let the guest's TSC run at the host's present rate (0). KVM takes the rate that the host had when
- * KVM was loaded; where the host has refined its calibration since by more than 250 ppm and the CPU
- * cannot scale, creating the vCPU leaves its ratio at 0 ("user requested TSC rate below hardware
- * speed" in the host's log). KVM's own view of the guest's TSC then stands still, and each timer is
- * late by the guest's uptime.
- */
-static void set_tsc_rate(struct vcpu *v)
-{
-	if (ioctl(v->fd, KVM_SET_TSC_KHZ, 0ul) < 0)
-		log_warn("vCPU %u: setting the TSC's rate: %s", v->index, strerror(errno));
-}
-
-int kvm_arch_vcpu_init(struct vcpu *v, struct err *e)
-{
-	int rc;
-
-	set_tsc_rate(v);
-	rc = set_cpuid(v, e);
-
-	if (!rc)
-		rc = set_msrs(v, e);
-	/* The others wait for the guest's INIT and SIPI, as KVM creates them. */
-	if (!rc && v->index == 0)
-		rc = set_entry_state(v, e);
-	return rc;
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The machine's life: configured, booted, paused, reset, ended. See vm.h. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +10,6 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
-#include "snapshot/disk_layers.h"
 #include "vmm/boot.h"
 #include "vmm/console.h"
 #include "vmm/control.h"
@@ -23,137 +21,68 @@
 #define MAX_FAILED_BOOTS 3
 #define DTB_BYTES	 8192
 
-/* --- configure --------------------------------------------------------------------- */
+/* --- configure and prepare -------------------------------------------------------------- */
 
-/* Everything of the machine goes, whatever of it there is. */
-static void release(struct vm *vm)
+static bool is_up(const struct vm *vm)
 {
-	if (vm->vcpus_n) {
-		vcpus_stop(vm);
-		kvm_destroy(vm);
-	}
-	devices_destroy(vm->devices);
-	vm->devices = NULL;
-	for (unsigned int i = 0; i < VM_MAX_DISKS; i++) {
-		if (vm->disks[i])
-			vm->disks[i]->ops->close(vm->disks[i]);
-		vm->disks[i] = NULL;
-	}
-	platform_destroy(vm);
-	console_destroy(vm->console);
-	vm->console = NULL;
-	memory_destroy(vm);
-	fd_close(&vm->kernel_fd);
-	vm_config_fini(&vm->config);
-	vm->request = VM_REQUEST_NONE;
+	return vm->state == VM_RUNNING || vm->state == VM_PAUSED;
 }
 
-static int open_kernel(struct vm *vm, struct err *e)
+void machine_forget(struct vm *vm)
 {
-	const char *path = vm->config.kernel;
-	int rc;
-
-	vm->kernel_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (vm->kernel_fd < 0)
-		return err_sys(e, -errno, "kernel %s", path);
-	rc = elf_read(vm->kernel_fd, &vm->image, e);
-	if (!rc)
-		rc = elf_check_range(&vm->image, LAYOUT_HIGH_START,
-				     boot_low_bytes(vm->config.memory_mib << 20), e);
-	return rc ? err_wrap(e, rc, "kernel %s", path) : 0;
-}
-
-static int open_disks(struct vm *vm, struct err *e)
-{
-	for (unsigned int i = 0; i < vm->config.disks_n; i++) {
-		const struct vm_disk_config *d = &vm->config.disks[i];
-		struct disk_layers_config c = {
-		    .base_path = d->path,
-		    .layers = (const char *const *)d->layers,
-		    .layers_n = d->layers_n,
-		    .overlay_path = d->read_only ? NULL : d->overlay,
-		    .size_bytes = d->size_mib << 20,
-		    .loop = &vm->loop,
-		};
-		/* Its messages name the file, which may be a layer's. */
-		int rc = disk_layers_open(&vm->disks[i], &c, e);
-
-		if (rc)
-			return rc;
-	}
-	return 0;
-}
-
-static void on_knock(void *opaque)
-{
-	machine_ready(opaque);
-}
-
-static int create_devices(struct vm *vm, struct err *e)
-{
-	struct devices_env env = {.mem = &vm->mem, .loop = &vm->loop};
-	struct device_config c[DEVICES_MAX] = {0};
-	unsigned int n = 0;
-
-	for (unsigned int i = 0; i < vm->config.disks_n; i++) {
-		c[n].kind = DEVICE_BLK;
-		c[n].blk.disk = vm->disks[i];
-		c[n++].blk.read_only = vm->disks[i]->read_only;
-	}
-	if (vm->config.vsock_path) {
-		c[n].kind = DEVICE_VSOCK;
-		c[n].vsock.guest_cid = vm->config.vsock_cid;
-		c[n].vsock.uds_path = vm->config.vsock_path;
-		c[n].vsock.on_knock = on_knock;
-		c[n].vsock.opaque = vm;
-		c[n++].vsock.knock_port = VM_READY_PORT;
-	}
-	c[n++].kind = DEVICE_RNG;
-	c[n++].kind = DEVICE_BALLOON;
-	return devices_create(&vm->devices, &env, c, n, e);
-}
-
-static int prepare(struct vm *vm, struct err *e)
-{
-	int rc = vm->kvm_fd < 0 ? kvm_open(vm, e) : 0;
-
-	if (!rc)
-		rc = open_kernel(vm, e);
-	if (!rc)
-		rc = memory_create(vm, e);
-	if (!rc)
-		rc = console_create(&vm->console, &vm->loop, vm->config.console, e);
-	if (!rc)
-		rc = platform_create(vm, e);
-	if (!rc)
-		rc = open_disks(vm, e);
-	if (!rc)
-		rc = create_devices(vm, e);
-	if (!rc && vm->config.trace_exits && exit_trace_start(&vm->trace))
-		rc = err_set(e, -ENOMEM, "out of memory");
-	return rc;
+	unmake(vm);
+	vm->boots = vm->failed_boots = 0;
+	vm->ready = vm->panicked = vm->restored = vm->unresumed = false;
+	vm->restore_ns = 0;
+	vm->exits_before = vm->exits_last = (struct exit_counts){0};
+	exit_trace_stop(&vm->trace);
+	vm->exit_reason[0] = '\0';
+	vm->state = VM_NEW;
 }
 
 int machine_configure(struct vm *vm, struct vm_config *c, struct err *e)
 {
+	struct vm_shape shape = vm_shape_of(c);
 	int rc;
 
-	if (vm->state == VM_RUNNING || vm->state == VM_PAUSED) {
+	if (is_up(vm)) {
 		vm_config_fini(c);
 		return err_set(e, -EBUSY, "a machine is running");
 	}
-	release(vm);
+	machine_forget(vm);
 	vm->config = *c;
 	*c = (struct vm_config){0};
-	vm->boots = vm->failed_boots = 0;
-	vm->ready = vm->panicked = false;
-	vm->exits_before = vm->exits_last = (struct exit_counts){0};
-	exit_trace_stop(&vm->trace);
-	vm->exit_reason[0] = '\0';
-	rc = prepare(vm, e);
-	vm->state = rc ? VM_NEW : VM_CONFIGURED;
+	rc = make_shape(vm, &shape, e);
+	if (!rc)
+		rc = make_kernel(vm, e);
+	if (!rc)
+		rc = make_files(vm, e);
 	if (rc)
-		release(vm);
+		machine_forget(vm);
+	else
+		vm->state = VM_CONFIGURED;
+	return rc;
+}
+
+int machine_prepare(struct vm *vm, const struct vm_shape *shape, struct err *e)
+{
+	int rc;
+
+	if (is_up(vm))
+		return err_set(e, -EBUSY, "a machine is running");
+	if (vm->state != VM_NEW && vm->state != VM_EXITED)
+		return err_set(e, -EINVAL, "a shell cannot be made of a machine that is %s",
+			       vm_state_name(vm->state));
+	machine_forget(vm);
+	rc = make_shape(vm, shape, e);
+	if (!rc) {
+		platform_reset(vm);
+		rc = make_kvm(vm, e);
+	}
+	if (rc)
+		machine_forget(vm);
+	else
+		vm->state = VM_SHELL;
 	return rc;
 }
 
@@ -163,7 +92,7 @@ static int write_guest(struct vm *vm, struct err *e)
 {
 	struct dt_virtio virtio[DEVICES_MAX];
 	struct dt_config dc = {
-	    .cpus = vm->config.cpus,
+	    .cpus = vm->shape.cpus,
 	    .virtio = virtio,
 	    .virtio_n = devices_count(vm->devices),
 	};
@@ -183,7 +112,7 @@ static int write_guest(struct vm *vm, struct err *e)
 	if (rc < 0)
 		return err_sys(e, rc, "building the device tree");
 	s.dtb_bytes = (size_t)rc;
-	rc = boot_load_kernel(&vm->mem, vm->kernel_fd, &vm->image, e);
+	rc = boot_load_kernel(&vm->mem, vm->kernel_fd, &vm->kernel, e);
 	return rc ? rc : boot_write(&s, e);
 }
 
@@ -193,32 +122,26 @@ static int start(struct vm *vm, struct err *e)
 	int rc;
 
 	vm->ready = vm->panicked = false;
-	vm->restored = vm->time_held = false;
+	vm->restored = vm->unresumed = vm->time_held = false;
 	vm->request = VM_REQUEST_NONE;
 	exit_trace_clear(&vm->trace);
 	vm->boots++;
 	platform_reset(vm);
-	rc = write_guest(vm, e);
+	rc = vm->kernel_fd < 0 ? make_kernel(vm, e) : 0;
 	if (!rc)
-		rc = kvm_create(vm, e);
+		rc = write_guest(vm, e);
+	if (!rc)
+		rc = make_kvm(vm, e);
 	if (rc)
 		return rc;
-	rc = vcpus_start(vm, e);
+	rc = kvm_arch_boot_state(vm, e);
 	if (rc) {
-		kvm_destroy(vm);
+		unmake_kvm(vm);
 		return rc;
 	}
 	vm->state = VM_RUNNING;
+	vcpus_release(vm);
 	return 0;
-}
-
-static void stop(struct vm *vm)
-{
-	vcpus_stop(vm);
-	vm->exits_last = vcpus_exits(vm);
-	exit_counts_add(&vm->exits_before, &vm->exits_last);
-	kvm_destroy(vm);
-	console_flush(vm->console);
 }
 
 int machine_boot(struct vm *vm, struct err *e)
@@ -239,13 +162,13 @@ int machine_reset(struct vm *vm, const char *reason, struct err *e)
 {
 	int rc;
 
-	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
+	if (!is_up(vm))
 		return err_set(e, -EINVAL, "a machine that is %s cannot be reset",
 			       vm_state_name(vm->state));
 	if (vm->request == VM_REQUEST_PLUG)
 		return err_set(e, -ESHUTDOWN, "the machine is being shut down");
 	vm->boot_ns = clock_mono_ns();
-	stop(vm);
+	unmake_kvm(vm);
 	devices_reset(vm->devices);
 	rc = memory_clear(vm, e);
 	if (!rc)
@@ -277,7 +200,7 @@ int machine_resume(struct vm *vm, struct err *e)
 	if (vm->state != VM_PAUSED)
 		return err_set(e, -EINVAL, "a machine that is %s cannot be resumed",
 			       vm_state_name(vm->state));
-	if (vm->restored) {
+	if (vm->unresumed) {
 		int rc = vm_state_post_restore(vm, e);
 
 		if (rc)
@@ -291,12 +214,10 @@ int machine_resume(struct vm *vm, struct err *e)
 
 void machine_end(struct vm *vm, const char *reason, int code, const char *message)
 {
-	bool ran = vm->state == VM_RUNNING || vm->state == VM_PAUSED;
+	bool ran = is_up(vm);
 
-	if (ran)
-		stop(vm);
-	release(vm);
-	if (ran || vm->state == VM_CONFIGURED) {
+	unmake(vm);
+	if (ran || vm->state == VM_CONFIGURED || vm->state == VM_SHELL) {
 		snprintf(vm->exit_reason, sizeof(vm->exit_reason), "%s", reason);
 		snprintf(vm->exit_message, sizeof(vm->exit_message), "%s", message);
 		vm->state = VM_EXITED;
@@ -348,10 +269,12 @@ void vm_post_request(struct vm *vm, enum vm_request_kind kind, const char *fmt, 
 	va_start(ap, fmt);
 	vsnprintf(vm->request_message, sizeof(vm->request_message), fmt, ap);
 	va_end(ap);
+	pthread_mutex_lock(&vm->park_lock);
 	vm->request = kind;
 	/* The vCPU that asks must leave the guest too. */
 	for (unsigned int i = 0; i < vm->vcpus_n; i++)
 		__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 1, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&vm->park_lock);
 	if (write(vm->request_fd, &one, sizeof(one)) < 0)
 		log_error("request of the guest: %s", strerror(errno));
 }
@@ -412,8 +335,10 @@ int vm_init(struct vm *vm, struct err *e)
 	    .kernel_fd = -1,
 	    .request_fd = -1,
 	    .vmgenid_irq_fd = -1,
+	    .image = RAM_IMAGE_CLOSED,
 	};
 	pthread_mutex_init(&vm->lock, NULL);
+	pthread_mutex_init(&vm->park_lock, NULL);
 	pthread_cond_init(&vm->parked, NULL);
 	rc = loop_init(&vm->loop, &vm->lock);
 	if (rc)
@@ -427,20 +352,23 @@ int vm_init(struct vm *vm, struct err *e)
 
 void vm_fini(struct vm *vm)
 {
-	release(vm);
+	unmake(vm);
 	exit_trace_stop(&vm->trace);
 	free(vm->cpuid);
+	free(vm->msrs);
 	fd_close(&vm->kvm_fd);
 	loop_remove(&vm->loop, &vm->request_source);
 	fd_close(&vm->request_fd);
 	loop_fini(&vm->loop);
 	pthread_cond_destroy(&vm->parked);
+	pthread_mutex_destroy(&vm->park_lock);
 	pthread_mutex_destroy(&vm->lock);
 }
 
 const char *vm_state_name(enum vm_state s)
 {
-	static const char *const names[] = {"new", "configured", "running", "paused", "exited"};
+	static const char *const names[] = {"new",     "configured", "shell",
+					    "running", "paused",     "exited"};
 
 	return names[s];
 }

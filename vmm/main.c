@@ -15,6 +15,7 @@
 #include "lib/log.h"
 #include "vmm/config.h"
 #include "vmm/control.h"
+#include "vmm/fault.h"
 #include "vmm/isolate.h"
 #include "vmm/version.h"
 #include "vmm/vm.h"
@@ -301,6 +302,8 @@ static int run_controlled(int argc, char **argv)
 		return VM_EXIT_USAGE;
 	}
 	p.vm.stay = o.stay;
+	/* Takes half a millisecond, once; who cannot use KVM hears of it when it is needed. */
+	kvm_open(&p.vm, NULL);
 	status = process_run(&p);
 	process_fini(&p);
 	return status;
@@ -310,6 +313,7 @@ int main(int argc, char **argv)
 {
 	/* One heap for all threads: an arena per vCPU would be private memory for nothing. */
 	mallopt(M_ARENA_MAX, 1);
+	fault_init();
 	if (argc > 1 && !strcmp(argv[1], "run"))
 		return run_foreground(argc - 2, argv + 2);
 	return run_controlled(argc, argv);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "lib/clock.h"
 #include "lib/json.h"
 #include "vmm/config.h"
 #include "vmm/control.h"
@@ -75,6 +76,68 @@ static int op_shutdown(struct vm *vm, json_t *body, json_t *answer, struct err *
 	return 0;
 }
 
+static int answer_us(json_t *answer, const char *name, uint64_t us, struct err *e)
+{
+	return json_object_set_new(answer, name, json_integer((json_int_t)us))
+		   ? err_set(e, -ENOMEM, "out of memory")
+		   : 0;
+}
+
+static uint64_t since_request_us(const struct vm *vm)
+{
+	return (clock_mono_ns() - vm->request_ns) / 1000;
+}
+
+static int op_prepare(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	struct vm_shape shape;
+	int rc = config_shape_from_json(body, &shape, e);
+
+	(void)answer;
+	return rc ? rc : machine_prepare(vm, &shape, e);
+}
+
+static int op_restore(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	struct vm_saved saved;
+	struct vm_config c;
+	bool resume;
+	int rc = config_restore_from_json(body, &c, &saved, &resume, e);
+
+	if (!rc)
+		rc = machine_restore(vm, &c, &saved, resume, e);
+	else
+		vm_config_fini(&c);
+	vm_saved_fini(&saved);
+	return rc ? rc : answer_us(answer, "restore_us", since_request_us(vm), e);
+}
+
+static int op_rollback(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	struct vm_saved saved;
+	struct vm_config c;
+	int rc = config_rollback_from_json(body, &c, &saved, e);
+
+	if (!rc)
+		rc = machine_rollback(vm, &c, &saved, e);
+	else
+		vm_config_fini(&c);
+	vm_saved_fini(&saved);
+	return rc ? rc : answer_us(answer, "rollback_us", since_request_us(vm), e);
+}
+
+static int op_checkpoint(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	struct vm_checkpoint_config c;
+	uint64_t pause_us = 0;
+	int rc = config_checkpoint_from_json(body, &c, e);
+
+	if (!rc)
+		rc = machine_checkpoint(vm, &c, &pause_us, e);
+	vm_checkpoint_config_fini(&c);
+	return rc ? rc : answer_us(answer, "pause_us", pause_us, e);
+}
+
 static int op_info(struct vm *vm, json_t *body, json_t *answer, struct err *e)
 {
 	(void)body;
@@ -93,6 +156,8 @@ static const struct op {
 	bool has_body; /* the handler checks the fields itself */
 } ops[] = {
     {"configure", op_configure, true}, {"boot", op_boot, false},
+    {"prepare", op_prepare, true},     {"restore", op_restore, true},
+    {"rollback", op_rollback, true},   {"checkpoint", op_checkpoint, true},
     {"pause", op_pause, false},	       {"resume", op_resume, false},
     {"reset", op_reset, false},	       {"shutdown", op_shutdown, false},
     {"info", op_info, false},	       {"metrics", op_metrics, false},
@@ -142,6 +207,7 @@ json_t *ops_handle(struct vm *vm, json_t *line)
 
 	if (!answer)
 		return NULL;
+	vm->request_ns = clock_mono_ns();
 	rc = dispatch(vm, line, answer, &e);
 	if (rc) {
 		json_decref(answer);

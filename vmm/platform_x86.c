@@ -22,8 +22,6 @@
 _Static_assert(LAYOUT_IRQ_PINS_MAX <= IOAPIC_MAX_PINS, "the IOAPIC has enough pins");
 _Static_assert(LAYOUT_IRQ_PINS_MAX >= LAYOUT_IRQ_VIRTIO + DEVICES_MAX, "a pin for each device");
 
-#define VMGENID_BYTES 16
-
 #define I8042_COMMAND	  0x64u
 #define I8042_OUTPUT_FULL 0x01u
 #define I8042_RESET	  0xfeu /* pulses the CPU's reset line */
@@ -47,8 +45,9 @@ static void routes_changed(void *opaque)
 
 int platform_create(struct vm *vm, struct err *e)
 {
+	/* Shared: a fork of the process must not make us write to a copy. */
 	void *pages = mmap(NULL, LAYOUT_PLATFORM_BYTES, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	if (pages == MAP_FAILED)
 		return err_sys(e, -errno, "memory for registers");
@@ -74,7 +73,7 @@ static void set_generation(struct vm *vm)
 {
 	uint8_t *id = vm->platform_pages + (LAYOUT_VMGENID - LAYOUT_PLATFORM);
 
-	if (getrandom(id, VMGENID_BYTES, 0) != VMGENID_BYTES)
+	if (getrandom(id, PLATFORM_GENERATION_BYTES, 0) != PLATFORM_GENERATION_BYTES)
 		log_error("no random generation id: %s", strerror(errno));
 }
 
@@ -93,7 +92,7 @@ void platform_state(struct vm *vm, struct state_io *io)
 	ioapic_state(&vm->ioapic, io);
 	if (state_begin(io, STATE_TAG('G', 'E', 'N', 'I'), 0, 1, STATE_MANDATORY)) {
 		state_bytes(io, vm->platform_pages + (LAYOUT_VMGENID - LAYOUT_PLATFORM),
-			    VMGENID_BYTES);
+			    PLATFORM_GENERATION_BYTES);
 		state_end(io);
 	}
 	show_ioapic(vm);
@@ -106,6 +105,11 @@ void platform_new_generation(struct vm *vm)
 	set_generation(vm);
 	if (write(vm->vmgenid_irq_fd, &one, sizeof(one)) < 0)
 		log_error("generation id: %s", strerror(errno));
+}
+
+const uint8_t *platform_generation(const struct vm *vm)
+{
+	return vm->platform_pages ? vm->platform_pages + (LAYOUT_VMGENID - LAYOUT_PLATFORM) : NULL;
 }
 
 void platform_destroy(struct vm *vm)

@@ -1,81 +1,71 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The state of a whole machine; see vm_state.h. */
 #include <errno.h>
+#include <string.h>
 
-#include "lib/clock.h"
 #include "vmm/vm_state.h"
 
 #define TAG_MACHINE STATE_TAG('M', 'A', 'C', 'H')
+#define TAG_RAM	    STATE_TAG('R', 'A', 'M', 'I')
 
 static void machine_fields(struct vm *vm, struct state_io *io)
 {
 	if (!state_begin(io, TAG_MACHINE, 0, 1, STATE_MANDATORY))
 		return;
-	state_expect(io, vm->config.cpus, "CPUs");
-	state_expect(io, vm->config.memory_mib, "MiB of memory");
+	state_expect(io, vm->shape.cpus, "CPUs");
+	state_expect(io, vm->shape.memory_mib, "MiB of memory");
 	state_bool(io, &vm->ready);
 	state_bool(io, &vm->panicked);
 	state_end(io);
 }
 
-int vm_state(struct vm *vm, struct state_io *io)
+/* Which memory image belongs to it: that pages and registers are of one instant. */
+static void ram_fields(struct vm *vm, struct state_io *io, const uint8_t *expected)
 {
-	/* Clients and old notifications may have set them to work since the pause. */
-	if (!state_restoring(io))
-		devices_quiesce(vm->devices);
+	uint8_t id[RAM_IMAGE_ID_BYTES];
+
+	if (!state_begin(io, TAG_RAM, 0, 1, STATE_MANDATORY))
+		return;
+	memcpy(id, vm->ram_id, sizeof(id));
+	state_bytes(io, id, sizeof(id));
+	if (state_ok(io) && expected && memcmp(id, expected, sizeof(id)))
+		state_fail(io, -EINVAL, "saved with another memory image than this one");
+	if (state_ok(io))
+		memcpy(vm->ram_id, id, sizeof(id));
+	state_end(io);
+}
+
+static void all_fields(struct vm *vm, struct state_io *io, const uint8_t *ram_id)
+{
 	machine_fields(vm, io);
+	ram_fields(vm, io, ram_id);
 	/* Before the devices: their interrupts go over its routes. */
 	platform_state(vm, io);
 	if (state_ok(io))
 		devices_state(vm->devices, io);
 	vm_state_arch(vm, io);
 	vm->time_held = state_ok(io);
+}
+
+int vm_state_save(struct vm *vm, struct state_io *io)
+{
+	/* Clients and old notifications may have set them to work since the pause. */
+	devices_quiesce(vm->devices);
+	all_fields(vm, io, NULL);
 	return io->err.code;
 }
 
-static int restore(struct vm *vm, struct state_io *io, struct err *e)
+int vm_state_load(struct vm *vm, struct state_io *io, const uint8_t *ram_id, struct err *e)
 {
 	int rc;
 
-	platform_reset(vm);
-	rc = kvm_create(vm, e);
+	vm->stale_cpuid = false;
+	all_fields(vm, io, ram_id);
+	rc = state_finish(io, e);
 	if (rc)
 		return rc;
-	vm_state(vm, io);
-	rc = state_finish(io, e);
-	if (!rc)
-		rc = vcpus_start(vm, e);
-	if (rc) {
-		kvm_destroy(vm);
-		devices_reset(vm->devices);
-	}
-	return rc;
-}
-
-int machine_restore(struct vm *vm, const void *data, size_t len_bytes, struct err *e)
-{
-	struct state_io io;
-	int rc;
-
-	if (vm->state != VM_CONFIGURED)
-		return err_set(e, -EINVAL, "a machine that is %s cannot be restored",
-			       vm_state_name(vm->state));
-	rc = state_restore_init(&io, data, len_bytes, e);
-	if (!rc)
-		rc = restore(vm, &io, e);
-	state_fini(&io);
-	if (rc) {
-		vm->ready = vm->panicked = vm->time_held = false;
-		memory_clear(vm, NULL);
-		return err_wrap(e, rc, "restoring the machine");
-	}
-	/* The threads wait for the lock, which we hold: they park before they enter the guest. */
-	vm->hold = true;
-	vm->restored = true;
+	vm->unresumed = vm->restored = true;
 	vm->request = VM_REQUEST_NONE;
-	vm->boots++;
-	vm->boot_ns = clock_mono_ns(); /* what the metrics count from */
-	vm->state = VM_PAUSED;
 	return 0;
 }
 
@@ -87,6 +77,6 @@ int vm_state_post_restore(struct vm *vm, struct err *e)
 		return rc;
 	platform_new_generation(vm);
 	devices_post_restore(vm->devices);
-	vm->restored = false;
+	vm->unresumed = false;
 	return 0;
 }

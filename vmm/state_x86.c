@@ -41,10 +41,10 @@
 static const struct {
 	uint32_t function, index;
 	unsigned int reg; /* eax, ebx, ecx, edx */
-	uint32_t ignored; /* bits that follow the guest's own registers */
+	uint32_t ignored; /* bits that follow the guest's own registers, or that we set */
 } feature_regs[] = {
-    {0x1, 0, 2, 1u << 27 /* OSXSAVE */},
-    {0x1, 0, 3, 1u << 9 /* APIC */},
+    {0x1, 0, 2, CPUID_OURS_1_ECX | 1u << 27 | 1u << 3 /* OSXSAVE, MONITOR */},
+    {0x1, 0, 3, CPUID_OURS_1_EDX | 1u << 9 /* APIC */},
     {0x7, 0, 1, 0},
     {0x7, 0, 2, 1u << 4 /* OSPKE */},
     {0x7, 0, 3, 0},
@@ -56,6 +56,7 @@ static const struct {
     {0x80000001, 0, 3, 1u << 9},
     {0x80000007, 0, 3, 0},
     {0x80000008, 0, 1, 0},
+    {0x80000021, 0, 0, 0},
 };
 
 static const struct kvm_cpuid_entry2 *leaf(const struct kvm_cpuid2 *c, uint32_t function,
@@ -78,7 +79,7 @@ static uint32_t leaf_reg(const struct kvm_cpuid2 *c, uint32_t function, uint32_t
 }
 
 int vm_state_check_cpuid(const struct kvm_cpuid2 *saved, const struct kvm_cpuid2 *here,
-			 struct state_io *io)
+			 const struct kvm_cpuid2 *also, struct state_io *io)
 {
 	static const char *const names[] = {"EAX", "EBX", "ECX", "EDX"};
 
@@ -89,6 +90,7 @@ int vm_state_check_cpuid(const struct kvm_cpuid2 *saved, const struct kvm_cpuid2
 		uint32_t f = feature_regs[i].function, x = feature_regs[i].index;
 		uint32_t lacking = leaf_reg(saved, f, x, feature_regs[i].reg) &
 				   ~leaf_reg(here, f, x, feature_regs[i].reg) &
+				   ~leaf_reg(also, f, x, feature_regs[i].reg) &
 				   ~feature_regs[i].ignored;
 
 		if (lacking)
@@ -115,6 +117,61 @@ static void cpuid_fields(struct state_io *io, struct kvm_cpuid2 *c)
 	}
 }
 
+/* Bits that KVM derives from the guest's own registers. */
+static const struct {
+	uint32_t function, index, eax, ebx, ecx, edx;
+} derived[] = {
+    {0x1, 0, 0, 0, 1u << 27 | 1u << 3, 1u << 9}, /* OSXSAVE, MONITOR, APIC */
+    {0x7, 0, 0, 0, 1u << 4, 0},			 /* OSPKE */
+    {0xd, 0, 0, ~0u, 0, 0},			 /* size of what XCR0 says */
+    {0xd, 1, 0, ~0u, 0, 0},
+    {0x80000001, 0, 0, 0, 0, 1u << 9},
+};
+
+static bool same_leaf(const struct kvm_cpuid_entry2 *a, const struct kvm_cpuid_entry2 *b)
+{
+	uint32_t eax = a->eax ^ b->eax, ebx = a->ebx ^ b->ebx;
+	uint32_t ecx = a->ecx ^ b->ecx, edx = a->edx ^ b->edx;
+
+	for (size_t i = 0; i < sizeof(derived) / sizeof(derived[0]); i++)
+		if (a->function == derived[i].function && a->index == derived[i].index) {
+			eax &= ~derived[i].eax;
+			ebx &= ~derived[i].ebx;
+			ecx &= ~derived[i].ecx;
+			edx &= ~derived[i].edx;
+		}
+	return a->function == b->function && a->index == b->index && a->flags == b->flags &&
+	       !(eax | ebx | ecx | edx);
+}
+
+bool vm_state_same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b)
+{
+	if (a->nent != b->nent)
+		return false;
+	for (uint32_t i = 0; i < a->nent; i++)
+		if (!same_leaf(&a->entries[i], &b->entries[i]))
+			return false;
+	return true;
+}
+
+/* @c: from the state; @here: what the vCPU has. */
+static void cpuid_restore(struct vcpu *v, struct state_io *io, struct kvm_cpuid2 *c,
+			  const struct kvm_cpuid2 *here)
+{
+	if (vm_state_same_cpuid(c, here))
+		return;
+	/* What this CPU can do; the vCPU may have been told less, or shown more than KVM lists. */
+	if (vm_state_check_cpuid(c, v->vm->cpuid, here, io))
+		return;
+	if (v->ran) {
+		v->vm->stale_cpuid = true;
+		state_fail(io, -ESTALE, "its vCPU has another CPUID");
+		return;
+	}
+	if (ioctl(v->fd, KVM_SET_CPUID2, c) < 0)
+		state_fail(io, -EINVAL, "KVM refuses the CPUID: %s", strerror(errno));
+}
+
 static void cpuid_transfer(struct vcpu *v, struct state_io *io, struct kvm_cpuid2 *c,
 			   struct kvm_cpuid2 *here)
 {
@@ -129,9 +186,8 @@ static void cpuid_transfer(struct vcpu *v, struct state_io *io, struct kvm_cpuid
 		return;
 	}
 	cpuid_fields(io, c);
-	if (state_ok(io) && !vm_state_check_cpuid(c, here, io) &&
-	    ioctl(v->fd, KVM_SET_CPUID2, c) < 0)
-		state_fail(io, -EINVAL, "KVM refuses the CPUID: %s", strerror(errno));
+	if (state_ok(io))
+		cpuid_restore(v, io, c, here);
 }
 
 static void cpuid_state(struct vcpu *v, struct state_io *io)
@@ -193,9 +249,47 @@ static uint32_t msrs_access(struct vcpu *v, unsigned long request, struct msr_wo
 	return rc > 0 ? (uint32_t)rc : 0;
 }
 
+struct msr_list {
+	uint32_t n;
+	uint32_t indices[MAX_MSRS];
+};
+
+/* All vCPUs of a machine have the same. To find them out takes a system call for each missing one.
+ */
+static void remember_msrs(struct vm *vm, const struct msr_work *w)
+{
+	if (!vm->msrs)
+		vm->msrs = malloc(sizeof(*vm->msrs));
+	if (!vm->msrs)
+		return;
+	vm->msrs->n = w->n;
+	for (uint32_t i = 0; i < w->n; i++)
+		vm->msrs->indices[i] = w->msrs[i].index;
+}
+
+/* Return: false if they are not known, or others by now. */
+static bool read_known_msrs(struct vcpu *v, struct msr_work *w)
+{
+	const struct msr_list *known = v->vm->msrs;
+
+	if (!known)
+		return false;
+	w->n = known->n;
+	for (uint32_t i = 0; i < known->n; i++)
+		w->msrs[i] = (struct kvm_msr_entry){.index = known->indices[i]};
+	if (msrs_access(v, KVM_GET_MSRS, w, 0) == w->n) {
+		memcpy(w->msrs, w->call.entries, w->n * sizeof(w->msrs[0]));
+		return true;
+	}
+	w->n = 0;
+	return false;
+}
+
 /* The MSRs of KVM's list that this vCPU has, with their values. */
 static int msrs_read(struct vcpu *v, struct msr_work *w)
 {
+	if (read_known_msrs(v, w))
+		return 0;
 	w->list.nmsrs = MAX_MSRS;
 	if (ioctl(v->vm->kvm_fd, KVM_GET_MSR_INDEX_LIST, &w->list) < 0)
 		return -errno;
@@ -214,6 +308,7 @@ static int msrs_read(struct vcpu *v, struct msr_work *w)
 			memmove(w->msrs + i, w->msrs + i + 1, (w->n - i) * sizeof(w->msrs[0]));
 		}
 	}
+	remember_msrs(v->vm, w);
 	return 0;
 }
 
@@ -225,8 +320,11 @@ static void msrs_write(struct vcpu *v, struct state_io *io, struct msr_work *w)
 
 		i += msrs_access(v, KVM_SET_MSRS, w, i);
 		m = &w->msrs[i];
-		/* Some are for reading alone. */
-		if (i < w->n && (!msr_access(v, KVM_GET_MSRS, m->index, &here) || here != m->data))
+		if (i >= w->n)
+			break;
+		/* Some are for reading alone; and one that is missing here, but was 0, is no loss.
+		 */
+		if (msr_access(v, KVM_GET_MSRS, m->index, &here) ? here != m->data : m->data != 0)
 			state_fail(io, -ENOTSUP, "KVM refuses MSR %#x with the value %#llx",
 				   m->index, (unsigned long long)m->data);
 	}
@@ -248,8 +346,11 @@ static void msrs_transfer(struct vcpu *v, struct state_io *io, struct msr_work *
 		state_u64(io, &data);
 		w->msrs[i].data = data;
 	}
-	if (state_restoring(io) && state_ok(io))
-		msrs_write(v, io, w);
+	if (!state_restoring(io) || !state_ok(io))
+		return;
+	msrs_write(v, io, w);
+	if (state_ok(io))
+		remember_msrs(v->vm, w);
 }
 
 static void msrs_state(struct vcpu *v, struct state_io *io)

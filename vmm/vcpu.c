@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "lib/clock.h"
 #include "lib/log.h"
 #include "vmm/vm.h"
 
@@ -22,11 +23,21 @@ static bool must_park(const struct vm *vm)
 	return vm->hold || vm->request != VM_REQUEST_NONE;
 }
 
+/* For who measures a restore: by then the guest runs. */
+static void note_first_exit(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+
+	if (v->index == 0 && !__atomic_load_n(&vm->first_exit_ns, __ATOMIC_RELAXED))
+		__atomic_store_n(&vm->first_exit_ns, clock_mono_ns(), __ATOMIC_RELAXED);
+}
+
 /* Run the guest until KVM_RUN says that it was interrupted, or cannot go on. */
 static void run_guest(struct vcpu *v)
 {
 	for (;;) {
 		if (ioctl(v->fd, KVM_RUN, 0) == 0) {
+			note_first_exit(v);
 			vcpu_handle_exit(v);
 			continue;
 		}
@@ -52,23 +63,24 @@ static void *vcpu_main(void *arg)
 	struct vcpu *v = arg;
 	struct vm *vm = v->vm;
 
-	pthread_mutex_lock(&vm->lock);
+	pthread_mutex_lock(&vm->park_lock);
 	while (!vm->stopping) {
 		if (must_park(vm)) {
 			v->parked = true;
 			pthread_cond_broadcast(&vm->parked);
-			pthread_cond_wait(&vm->parked, &vm->lock);
+			pthread_cond_wait(&vm->parked, &vm->park_lock);
 			continue;
 		}
 		v->parked = false;
+		v->ran = true;
 		__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELEASE);
-		pthread_mutex_unlock(&vm->lock);
+		pthread_mutex_unlock(&vm->park_lock);
 		run_guest(v);
-		pthread_mutex_lock(&vm->lock);
+		pthread_mutex_lock(&vm->park_lock);
 	}
 	v->parked = true;
 	pthread_cond_broadcast(&vm->parked);
-	pthread_mutex_unlock(&vm->lock);
+	pthread_mutex_unlock(&vm->park_lock);
 	return NULL;
 }
 
@@ -104,7 +116,7 @@ int vcpus_start(struct vm *vm, struct err *e)
 
 	/* No SA_RESTART: the signal is there to interrupt. */
 	sigaction(KICK_SIGNAL, &sa, NULL);
-	vm->hold = false;
+	vm->hold = true;
 	vm->stopping = false;
 	for (unsigned int i = 0; i < vm->vcpus_n; i++) {
 		int rc = start_thread(&vm->vcpus[i]);
@@ -117,35 +129,44 @@ int vcpus_start(struct vm *vm, struct err *e)
 	return 0;
 }
 
+/* Both locks held. A vCPU on its way may need the device lock first. */
 static void wait_parked(struct vm *vm)
 {
 	for (unsigned int i = 0; i < vm->vcpus_n; i++)
 		if (vm->vcpus[i].started)
 			kick(&vm->vcpus[i]);
+	pthread_mutex_unlock(&vm->lock);
 	for (unsigned int i = 0; i < vm->vcpus_n; i++)
 		while (vm->vcpus[i].started && !vm->vcpus[i].parked)
-			pthread_cond_wait(&vm->parked, &vm->lock);
+			pthread_cond_wait(&vm->parked, &vm->park_lock);
+	pthread_mutex_unlock(&vm->park_lock);
+	pthread_mutex_lock(&vm->lock);
 }
 
 void vcpus_hold(struct vm *vm)
 {
+	pthread_mutex_lock(&vm->park_lock);
 	vm->hold = true;
 	wait_parked(vm);
 }
 
 void vcpus_release(struct vm *vm)
 {
+	pthread_mutex_lock(&vm->park_lock);
 	vm->hold = false;
 	for (unsigned int i = 0; i < vm->vcpus_n; i++)
 		vm->vcpus[i].parked = false;
 	pthread_cond_broadcast(&vm->parked);
+	pthread_mutex_unlock(&vm->park_lock);
 }
 
 void vcpus_stop(struct vm *vm)
 {
-	vcpus_hold(vm);
+	pthread_mutex_lock(&vm->park_lock);
+	vm->hold = true;
 	vm->stopping = true;
 	pthread_cond_broadcast(&vm->parked);
+	wait_parked(vm);
 	for (unsigned int i = 0; i < vm->vcpus_n; i++) {
 		struct vcpu *v = &vm->vcpus[i];
 

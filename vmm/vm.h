@@ -10,15 +10,26 @@
  * each access that exits to user space. Functions below are called with the lock held
  * unless they say otherwise.
  *
- * Life: vm_init -> [machine_configure -> machine_boot -> ... -> machine_end] * n -> vm_fini.
- * machine_boot creates the KVM objects: memory slots first, then the interrupt
- * controller, then vCPUs (with an irqchip before them, slots wait ~7 ms for a grace period).
+ * Life: vm_init -> [machine_configure -> machine_boot -> ... -> machine_end] * n -> vm_fini,
+ * or machine_restore in place of the first two, with or without machine_prepare before it.
+ * What a machine is made of comes in three layers (make.c):
+ *	shape	memory range, registers and devices without what is behind them
+ *	files	disks, the vsock socket, the console: what makes it this machine and no other
+ *	KVM	VM, memory slots, interrupt controller, vCPUs, threads, bindings of the devices
+ * machine_configure makes shape and files, machine_boot KVM. machine_prepare makes shape
+ * and KVM, a shell; machine_restore gives it files and a saved state (restore.c).
+ * Within KVM: memory slots first, then the interrupt controller, then vCPUs (with an irqchip
+ * before them, slots wait ~7 ms for a grace period).
  * A reset destroys the KVM objects and makes them anew over the same memory and devices: the
  * one way to have every register of the machine at its power-on value.
  *
+ * The address of guest memory never changes, so memory slots live as long as the KVM objects:
+ * memory of an image is mapped over what is there (memory.c).
+ *
  * Stopping vCPUs: set `hold`, kick each thread (immediate_exit and a signal), wait until all
  * are parked. A kicked KVM_RUN first completes the access that its last exit was about, so a parked
- * vCPU has no access half done.
+ * vCPU has no access half done. Parking has a lock of its own: a vCPU that is released goes on at
+ * once, while the operation that released it still has vm->lock.
  *
  * A vCPU thread cannot stop the machine itself: it posts a request (vm_post_request),
  * parks, and the main thread does the rest.
@@ -36,6 +47,7 @@
 #include "devices/serial.h"
 #include "lib/err.h"
 #include "lib/loop.h"
+#include "snapshot/ram_image.h"
 #include "vmm/elf.h"
 #include "vmm/exits.h"
 #include "vmm/ioapic.h"
@@ -72,10 +84,34 @@ struct vm_config {
 	char *vsock_path; /* NULL: no vsock device */
 	uint32_t vsock_cid;
 	char *console; /* NULL: dropped; "-": stdout */
+	bool host_cpu; /* the guest sees all features of this CPU, not the baseline (cpuid.h) */
 	bool trace_exits;
 };
 
-enum vm_state { VM_NEW, VM_CONFIGURED, VM_RUNNING, VM_PAUSED, VM_EXITED };
+/* What the KVM objects of a machine depend on; they can be made before the rest is known. */
+struct vm_shape {
+	unsigned int cpus, disks;
+	uint64_t memory_mib;
+	bool vsock;
+};
+
+/* Where a saved machine is: docs/snapshot-format.md. Owned strings. */
+struct vm_saved {
+	char *state, *ram;
+	bool cold; /* format of ram */
+};
+
+/* What a checkpoint is to write, and where. Owned strings, NULL: not. */
+struct vm_checkpoint_config {
+	char *name; /* of the event */
+	char *state, *ram;
+	char *parent_ram;	      /* NULL: the image that RAM was restored from */
+	char *overlays[VM_MAX_DISKS]; /* new writable layers */
+	unsigned int overlays_n;
+	bool resume;
+};
+
+enum vm_state { VM_NEW, VM_CONFIGURED, VM_SHELL, VM_RUNNING, VM_PAUSED, VM_EXITED };
 
 enum vm_request_kind {
 	VM_REQUEST_NONE,
@@ -99,6 +135,7 @@ struct vcpu {
 	pthread_t thread;
 	bool started; /* thread exists */
 	bool parked;  /* is not in KVM_RUN and will not enter it */
+	bool ran;     /* KVM_RUN was called: KVM takes no other CPUID any more */
 	struct exit_counts exits;
 	uint64_t held_tsc; /* while vm->time_held */
 	uint32_t held_tsc_khz;
@@ -107,21 +144,26 @@ struct vcpu {
 struct vm {
 	pthread_mutex_t lock; /* the device lock */
 	struct loop loop;
+	/* Guards hold, stopping, request, parked of vCPUs; taken alone, or within lock. */
+	pthread_mutex_t park_lock;
 	pthread_cond_t parked; /* a vCPU has parked, or may go on */
 
 	enum vm_state state;
 	struct vm_config config;
-	struct elf_image image;
+	struct elf_image kernel;
 	int kernel_fd;
 
 	/* Memory: one reserved range. */
+	struct vm_shape shape;
 	struct guest_mem mem;
 	void *ram; /* owned mapping of ram_bytes; NULL when there is none */
 	uint64_t ram_bytes;
+	struct ram_image image; /* that ram is a private mapping of; closed: ram is anonymous */
 
 	/* KVM objects; -1 and NULL between boots. */
 	int kvm_fd, vm_fd;
 	struct kvm_cpuid2 *cpuid; /* owned: what KVM supports */
+	struct msr_list *msrs;	  /* owned: those of our vCPUs; NULL: not known yet */
 	size_t run_bytes;
 	struct vcpu vcpus[VM_MAX_CPUS];
 	unsigned int vcpus_n;
@@ -129,9 +171,13 @@ struct vm {
 	bool stopping; /* vCPU threads are to end */
 
 	/* State (vm_state.h). */
-	bool restored;	/* and not resumed yet */
+	bool restored;	/* this machine goes on from a saved one */
+	bool unresumed; /* it was restored, and did not go on yet */
 	bool time_held; /* since the first save of this pause, or a restore */
 	uint64_t held_clock_ns;
+	uint8_t ram_id[RAM_IMAGE_ID_BYTES]; /* of the memory image that belongs to the state */
+	bool stale_cpuid;		    /* a restore needs vCPUs that have not run */
+	struct checkpoint *checkpoint;	    /* owned: that is being written */
 
 	/* Devices. */
 	struct disk *disks[VM_MAX_DISKS]; /* owned */
@@ -154,6 +200,9 @@ struct vm {
 	unsigned int failed_boots; /* in a row, that ended by accident before they were ready */
 	uint64_t boot_ns;	   /* when the boot or reset began */
 	uint64_t boot_to_ready_us;
+	uint64_t request_ns;	/* when the controller's request that is carried out came */
+	uint64_t restore_ns;	/* when the last restore or rollback was asked for; 0: none */
+	uint64_t first_exit_ns; /* of vCPU 0 after it; 0: not yet */
 	uint64_t exits_until_ready;
 	struct exit_counts exits_before; /* of all boots that are over */
 	struct exit_counts exits_last;	 /* of the last of them */
@@ -175,6 +224,8 @@ const char *vm_state_name(enum vm_state s);
 
 void vm_config_init(struct vm_config *c);
 void vm_config_fini(struct vm_config *c);
+void vm_saved_fini(struct vm_saved *s);
+void vm_checkpoint_config_fini(struct vm_checkpoint_config *c);
 
 /* --- machine.c: the operations -------------------------------------------------- */
 
@@ -187,6 +238,50 @@ void vm_config_fini(struct vm_config *c);
  */
 int machine_configure(struct vm *vm, struct vm_config *c, struct err *e);
 int machine_boot(struct vm *vm, struct err *e);
+
+/**
+ * machine_prepare() - Make a shell: everything that does not depend on which machine it will be
+ *
+ * Return: 0 or -errno; then the state is VM_NEW. -EBUSY while a machine runs, -EINVAL in a state
+ *	   other than VM_NEW and VM_EXITED
+ */
+int machine_prepare(struct vm *vm, const struct vm_shape *shape, struct err *e);
+
+/**
+ * machine_restore() - Become a saved machine
+ * @c:		Taken over, also on failure
+ * @resume:	Let it run; else it is paused
+ *
+ * A shell of the same shape is used, -EINVAL for one of another. Without a shell everything is made
+ * on the spot.
+ *
+ * Return: 0 or -errno; then the state is VM_NEW
+ */
+int machine_restore(struct vm *vm, struct vm_config *c, const struct vm_saved *saved, bool resume,
+		    struct err *e);
+
+/**
+ * machine_rollback() - Let a machine that runs go on from a saved state
+ * @c:	Its disks are taken over, also on failure; the rest is not looked at
+ *
+ * Return: 0 or -errno. Then the machine is as before; or, if it could not be kept, it has ended
+ */
+int machine_rollback(struct vm *vm, struct vm_config *c, const struct vm_saved *saved,
+		     struct err *e);
+
+/**
+ * machine_checkpoint() - Save a running or paused machine, and let it run on
+ * @c:		Only borrowed
+ * @pause_us:	Set to how long the guest stood still
+ *
+ * What takes time is done afterwards; a `checkpoint` event tells of its end.
+ *
+ * Return: 0; -EBUSY while another is being written; or -errno, then the machine is as before, but
+ *	   some disks may be on their new layers already
+ */
+int machine_checkpoint(struct vm *vm, const struct vm_checkpoint_config *c, uint64_t *pause_us,
+		       struct err *e);
+
 int machine_pause(struct vm *vm, struct err *e);
 int machine_resume(struct vm *vm, struct err *e);
 /* A failure in the middle ends the machine. @reason: for the event. */
@@ -215,11 +310,45 @@ void machine_panicked(struct vm *vm);
 void vm_post_request(struct vm *vm, enum vm_request_kind kind, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* --- make.c: what a machine is made of -------------------------------------------- */
+
+struct vm_shape vm_shape_of(const struct vm_config *c);
+/* Memory, registers, devices without disks and clients. There is nothing of a machine yet. */
+int make_shape(struct vm *vm, const struct vm_shape *shape, struct err *e);
+/* What vm->config says of console, disks and vsock. */
+int make_files(struct vm *vm, struct err *e);
+/* Open the disks of @c into @disks. After a failure none is open. */
+int make_disks(struct vm *vm, const struct vm_config *c, struct disk *disks[VM_MAX_DISKS],
+	       struct err *e);
+void make_use_disks(struct vm *vm);
+/* KVM objects and vCPU threads, which do not enter the guest before vcpus_release(). */
+int make_kvm(struct vm *vm, struct err *e);
+/* Threads and KVM objects go; what the exits were is kept. */
+void unmake_kvm(struct vm *vm);
+/* Everything goes, whatever of it there is. */
+void unmake(struct vm *vm);
+/* As unmake(), and the counters of the machine's life; the state is VM_NEW. */
+void machine_forget(struct vm *vm);
+/* The kernel of vm->config: vm->kernel_fd and vm->kernel. */
+int make_kernel(struct vm *vm, struct err *e);
+
+/* --- checkpoint.c ------------------------------------------------------------------ */
+
+/* The machine ends: what is being written is given up, and the event says so. */
+void checkpoint_abort(struct vm *vm, const char *why);
+
 /* --- memory.c ---------------------------------------------------------------------- */
 
 int memory_create(struct vm *vm, struct err *e);
 /* All RAM reads zero again. No vCPU may run. */
 int memory_clear(struct vm *vm, struct err *e);
+/**
+ * memory_map_image() - RAM has the content of an image again, or for the first time
+ * @img:	Of vm->ram_bytes; taken over, also on failure
+ *
+ * Under live memory slots; no vCPU runs, no device works. Return: 0, or -errno: RAM is as before
+ */
+int memory_map_image(struct vm *vm, struct ram_image *img, struct err *e);
 void memory_destroy(struct vm *vm);
 
 /* --- kvm.c, kvm_x86.c: the VM's KVM objects ------------------------------------------ */
@@ -235,11 +364,13 @@ void kvm_destroy(struct vm *vm);
 int kvm_arch_check(struct vm *vm, struct err *e);
 int kvm_arch_create_irqchip(struct vm *vm, struct err *e);
 int kvm_arch_vcpu_init(struct vcpu *v, struct err *e);
+/* The first vCPU is where a kernel expects it, which lies in memory. */
+int kvm_arch_boot_state(struct vm *vm, struct err *e);
 void kvm_arch_update_routes(struct vm *vm);
 
 /* --- vcpu.c: threads ------------------------------------------------------------------- */
 
-/* Start all threads; they enter the guest at once. */
+/* Start all threads; they wait for vcpus_release(). */
 int vcpus_start(struct vm *vm, struct err *e);
 /* Park all vCPUs and wait until they are. Releases the lock while it waits. */
 void vcpus_hold(struct vm *vm);
@@ -257,6 +388,9 @@ void vcpu_handle_exit(struct vcpu *v);
 int platform_create(struct vm *vm, struct err *e);
 void platform_reset(struct vm *vm);
 void platform_state(struct vm *vm, struct state_io *io);
+/* Its present id, PLATFORM_GENERATION_BYTES of it; NULL without a machine. */
+#define PLATFORM_GENERATION_BYTES 16
+const uint8_t *platform_generation(const struct vm *vm);
 /* The guest is to notice that it is a copy: another generation id, and its interrupt. */
 void platform_new_generation(struct vm *vm);
 void platform_destroy(struct vm *vm);

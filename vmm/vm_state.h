@@ -12,27 +12,27 @@
 struct kvm_cpuid2;
 
 /**
- * vm_state() - Save or restore a machine
+ * vm_state_save() - Save a paused machine
  *
- * To save: it is paused. Waits for disk I/O in flight. RAM and disks belong to this state
+ * Waits for disk I/O in flight. RAM and disks belong to this state
  * until the lock is released: then clients of vsock may set devices to work.
  * Time stands still for it: a second save before it goes on is the same.
- * To restore: machine_restore() calls it.
  *
  * Return: 0, or the failure of @io
  */
-int vm_state(struct vm *vm, struct state_io *io);
+int vm_state_save(struct vm *vm, struct state_io *io);
 
 /**
- * machine_restore() - Make the configured machine one that was saved
- * @data:	The whole stream, borrowed
+ * vm_state_load() - Give a saved state to the machine whose vCPUs and devices are there
+ * @io:		From state_restore_init()
+ * @ram_id:	Of the memory image that RAM has the content of; NULL: not known
  *
- * Guest memory must have the content that belongs to the state. Afterwards the machine is paused;
- * machine_resume() lets it go on with a new generation id, its clients of vsock gone.
+ * No vCPU runs and nothing is in flight. Whatever they were before is gone, also after a failure.
+ * Afterwards machine_resume() lets it go on with a new generation id, its clients of vsock gone.
  *
- * Return: 0; or -errno, then the machine is VM_CONFIGURED as before, with its RAM cleared
+ * Return: 0 or -errno. With vm->stale_cpuid set, another attempt with new KVM objects may succeed
  */
-int machine_restore(struct vm *vm, const void *data, size_t len_bytes, struct err *e);
+int vm_state_load(struct vm *vm, struct state_io *io, const uint8_t *ram_id, struct err *e);
 
 /* Called by machine_resume() for a machine that was restored. */
 int vm_state_post_restore(struct vm *vm, struct err *e);
@@ -41,8 +41,20 @@ int vm_state_post_restore(struct vm *vm, struct err *e);
 void vm_state_arch(struct vm *vm, struct state_io *io);
 int vm_state_arch_resume_time(struct vm *vm, struct err *e);
 
-/* Does the CPU that is @here have what a guest has seen? Return: 0, or the failure of @io */
+/**
+ * vm_state_check_cpuid() - Is what a guest has seen here, too?
+ * @here:	What there is
+ * @also:	More features that there are
+ *
+ * Return: 0, or the failure of @io
+ */
 int vm_state_check_cpuid(const struct kvm_cpuid2 *saved, const struct kvm_cpuid2 *here,
-			 struct state_io *io);
+			 const struct kvm_cpuid2 *also, struct state_io *io);
+
+/* But for what KVM derives from the guest's registers. */
+bool vm_state_same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b);
+
+/* But for what KVM derives from the guest's registers. */
+bool vm_state_same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b);
 
 #endif

@@ -31,7 +31,7 @@ struct machine {
 #define check(cond, ...)                                                                           \
 	do {                                                                                       \
 		if (!(cond)) {                                                                     \
-			fprintf(stderr, "# %s:%d: " #cond ": ", __FILE__, __LINE__);               \
+			fprintf(stderr, "# %s:%d: %s: ", __FILE__, __LINE__, #cond);               \
 			fprintf(stderr, "" __VA_ARGS__);                                           \
 			fputc('\n', stderr);                                                       \
 			exit(1);                                                                   \

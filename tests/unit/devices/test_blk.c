@@ -281,3 +281,27 @@ Test(blk, a_read_only_disk_says_so_and_refuses_writes)
 	cr_expect_eq(range_request(DISCARD, 0, 8, 0), 1);
 	cr_expect_eq(request(IN, 0, 512, true, NULL), 0);
 }
+
+/* As a machine that is restored into what was made ahead. */
+Test(blk, a_device_gets_its_disk_later_and_another_one_after_that)
+{
+	struct device_config c = {.kind = DEVICE_BLK};
+	static struct fake_disk other;
+
+	rig_fini(&r);
+	rig_init(&r, &c);
+	cr_expect_eq(rig_get(&r, 0x100), 0, "no sectors without a disk");
+	fake_disk_init(&disk);
+	device_set_disk(r.d, &disk.disk, true);
+	cr_expect_eq(rig_get(&r, 0x100), FAKE_DISK_BYTES / 512);
+	cr_expect(rig_get(&r, 0x10) & 1u << 5, "read-only");
+	device_set_disk(r.d, &disk.disk, false);
+	cr_expect_not(rig_get(&r, 0x10) & 1u << 5);
+	cr_assert_eq(rig_start(&r, FEATURES, 16), 15);
+	cr_expect_eq(request(IN, 0, 512, true, NULL), 0);
+	fake_disk_init(&other);
+	memset(other.bytes, 0x5a, sizeof(other.bytes));
+	device_set_disk(r.d, &other.disk, false);
+	cr_expect_eq(rig_get(&r, 0x70), 0, "at power-on");
+	cr_expect_null(disk.disk.batch);
+}

@@ -202,3 +202,120 @@ Test(config, bad_command_lines_are_refused_and_named)
 		vm_config_fini(&c);
 	}
 }
+
+/* --- shells, saved machines, checkpoints --------------------------------------------------- */
+
+static json_t *parse(const char *text)
+{
+	json_t *body = json_loads(text, 0, NULL);
+
+	cr_assert(body, "the test's own JSON: %s", text);
+	return body;
+}
+
+Test(config, the_cpu_is_the_baseline_unless_the_host_is_asked_for)
+{
+	struct vm_config c;
+	struct err e;
+
+	cr_assert_eq(read_json("{\"kernel\":\"k\"}", &c, &e), 0);
+	cr_expect_not(c.host_cpu);
+	vm_config_fini(&c);
+	cr_assert_eq(read_json("{\"kernel\":\"k\",\"cpu\":\"host\"}", &c, &e), 0);
+	cr_expect(c.host_cpu);
+	vm_config_fini(&c);
+	cr_assert_eq(read_json("{\"kernel\":\"k\",\"cpu\":\"fast\"}", &c, &e), -EINVAL);
+	cr_expect(strstr(e.msg, "cpu"), "%s", e.msg);
+	vm_config_fini(&c);
+}
+
+Test(config, a_restore_is_a_configuration_and_two_files)
+{
+	json_t *body = parse("{\"kernel\":\"k\",\"cpus\":2,\"state\":\"s\",\"ram\":\"r\","
+			     "\"ram_format\":\"cold\",\"resume\":false}");
+	struct vm_saved saved;
+	struct vm_config c;
+	struct err e;
+	bool resume;
+
+	cr_assert_eq(config_restore_from_json(body, &c, &saved, &resume, &e), 0, "%s", e.msg);
+	cr_expect_eq(c.cpus, 2);
+	cr_expect_str_eq(saved.state, "s");
+	cr_expect_str_eq(saved.ram, "r");
+	cr_expect(saved.cold);
+	cr_expect_not(resume);
+	vm_config_fini(&c);
+	vm_saved_fini(&saved);
+	cr_expect_eq(config_from_json(body, &c, &e), -EINVAL);
+	cr_expect(strstr(e.msg, "\"state\"") || strstr(e.msg, "\"ram"), "%s", e.msg);
+	vm_config_fini(&c);
+	json_decref(body);
+}
+
+Test(config, bad_bodies_of_the_other_requests_are_refused_and_named)
+{
+	static const struct {
+		char kind;
+		const char *text, *named;
+	} bad[] = {
+	    {'r', "{\"kernel\":\"k\",\"ram\":\"r\"}", "state"},
+	    {'r', "{\"kernel\":\"k\",\"state\":\"s\"}", "ram"},
+	    {'r', "{\"state\":\"s\",\"ram\":\"r\"}", "kernel"},
+	    {'r', "{\"kernel\":\"k\",\"state\":\"s\",\"ram\":\"r\",\"ram_format\":\"x\"}",
+	     "ram_format"},
+	    {'b', "{\"state\":\"s\",\"ram\":\"r\",\"kernel\":\"k\"}", "\"kernel\""},
+	    {'b', "{\"state\":\"s\",\"ram\":\"r\",\"disks\":[{}]}", "disks[0]: path"},
+	    {'c', "{\"state\":\"s\",\"ram\":\"r\"}", "name"},
+	    {'c', "{\"name\":\"n\",\"state\":\"s\"}", "belong together"},
+	    {'c', "{\"name\":\"n\",\"parent_ram\":\"p\"}", "parent_ram"},
+	    {'c', "{\"name\":\"n\",\"disks\":[null,{\"path\":\"p\"}]}", "disks[1]"},
+	    {'c', "{\"name\":\"n\",\"disks\":[null,null,null,null,null]}", "more than 4"},
+	    {'p', "{\"cpus\":5}", "cpus"},
+	    {'p', "{\"memory_mib\":65}", "memory_mib"},
+	    {'p', "{\"disks\":[]}", "disks"},
+	    {'p', "{\"kernel\":\"k\"}", "\"kernel\""},
+	};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct vm_checkpoint_config cc = {0};
+		struct vm_saved saved = {0};
+		struct vm_config c = {0};
+		struct vm_shape shape;
+		json_t *body = parse(bad[i].text);
+		struct err e = {0};
+		bool resume;
+		int rc = 0;
+
+		if (bad[i].kind == 'r')
+			rc = config_restore_from_json(body, &c, &saved, &resume, &e);
+		else if (bad[i].kind == 'b')
+			rc = config_rollback_from_json(body, &c, &saved, &e);
+		else if (bad[i].kind == 'c')
+			rc = config_checkpoint_from_json(body, &cc, &e);
+		else
+			rc = config_shape_from_json(body, &shape, &e);
+		cr_expect_eq(rc, -EINVAL, "%s", bad[i].text);
+		cr_expect(strstr(e.msg, bad[i].named), "\"%s\" does not say %s", e.msg,
+			  bad[i].named);
+		vm_config_fini(&c);
+		vm_saved_fini(&saved);
+		vm_checkpoint_config_fini(&cc);
+		json_decref(body);
+	}
+}
+
+Test(config, a_checkpoint_may_leave_disks_as_they_are)
+{
+	json_t *body = parse("{\"name\":\"n\",\"state\":\"s\",\"ram\":\"r\","
+			     "\"disks\":[null,{\"overlay\":\"o\"}]}");
+	struct vm_checkpoint_config c;
+	struct err e;
+
+	cr_assert_eq(config_checkpoint_from_json(body, &c, &e), 0, "%s", e.msg);
+	cr_expect_eq(c.overlays_n, 2);
+	cr_expect_null(c.overlays[0]);
+	cr_expect_str_eq(c.overlays[1], "o");
+	cr_expect(c.resume);
+	vm_checkpoint_config_fini(&c);
+	json_decref(body);
+}

@@ -20,7 +20,7 @@ static struct kvm_cpuid2 *cpu(uint32_t vendor, uint32_t leaf1_ecx, uint32_t leaf
 static int compare(struct kvm_cpuid2 *saved, struct kvm_cpuid2 *here, struct err *e)
 {
 	struct state_io io = {0};
-	int rc = vm_state_check_cpuid(saved, here, &io);
+	int rc = vm_state_check_cpuid(saved, here, here, &io);
 
 	*e = io.err;
 	free(saved);
@@ -48,4 +48,21 @@ Test(vm_state, a_cpu_that_lacks_some_of_it_is_refused_and_the_bits_are_named)
 	cr_expect_str_eq(e.msg, "this CPU lacks features: CPUID 0x1.0 ECX bits 0x1");
 	cr_expect_eq(compare(cpu(1, 0, 0), cpu(2, 0, 0), &e), -ENOTSUP);
 	cr_expect_str_eq(e.msg, "saved on a CPU of another vendor");
+}
+
+Test(vm_state, what_kvm_derives_makes_no_other_cpuid)
+{
+	struct kvm_cpuid2 *a = cpu(1, 0x5, 0x30), *b = cpu(1, 0x5 | 1u << 27 | 1u << 3, 0x30);
+
+	cr_expect(vm_state_same_cpuid(a, b), "OSXSAVE and MONITOR");
+	b->entries[1].ecx ^= 1;
+	cr_expect_not(vm_state_same_cpuid(a, b));
+	b->entries[1].ecx ^= 1;
+	b->entries[2].index = 1;
+	cr_expect_not(vm_state_same_cpuid(a, b));
+	b->entries[2].index = 0;
+	b->nent = 2;
+	cr_expect_not(vm_state_same_cpuid(a, b));
+	free(a);
+	free(b);
 }

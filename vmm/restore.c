@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Becoming a saved machine: in a shell, from nothing, or in place. See vm.h.
+ *
+ * One path for all three. What can fail for reasons of the files is done first; then RAM is
+ * mapped, the disks are put in, and the state is loaded into the vCPUs and devices that are there.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/clock.h"
+#include "lib/fd.h"
+#include "lib/log.h"
+#include "vmm/console.h"
+#include "vmm/control.h"
+#include "vmm/vm.h"
+#include "vmm/vm_state.h"
+
+/* The files of a saved machine, opened and checked as far as can be without reading all RAM. */
+struct opened {
+	struct ram_image ram;
+	char *state; /* owned */
+	struct state_io io;
+};
+
+static void opened_close(struct opened *o)
+{
+	ram_image_close(&o->ram);
+	state_fini(&o->io);
+	free(o->state);
+	o->state = NULL;
+}
+
+static int open_files(struct opened *o, const struct vm_saved *saved, uint64_t ram_bytes,
+		      struct err *e)
+{
+	size_t len;
+	int rc = fd_read_file(AT_FDCWD, saved->state, STATE_MAX_BYTES, &o->state, &len);
+
+	if (rc)
+		return err_sys(e, rc, "state %s", saved->state);
+	rc = state_restore_init(&o->io, o->state, len, e);
+	if (rc)
+		return err_wrap(e, rc, "state %s", saved->state);
+	return ram_image_open(&o->ram, saved->ram, ram_bytes, e);
+}
+
+static int open_saved(struct opened *o, const struct vm_saved *saved, uint64_t ram_bytes,
+		      struct err *e)
+{
+	int rc;
+
+	*o = (struct opened){.ram = RAM_IMAGE_CLOSED, .io.restoring = true};
+	if (saved->cold)
+		return err_set(e, -ENOTSUP, "cold memory images cannot be restored");
+	rc = open_files(o, saved, ram_bytes, e);
+	if (rc)
+		opened_close(o);
+	return rc;
+}
+
+/* Vcpus that have run take no other CPUID: then they are made anew. */
+static int load(struct vm *vm, struct opened *o, struct err *e)
+{
+	uint8_t id[RAM_IMAGE_ID_BYTES];
+	struct state_io again = o->io;
+	int rc;
+
+	memcpy(id, o->ram.id, sizeof(id));
+	rc = memory_map_image(vm, &o->ram, e);
+	if (rc)
+		return rc;
+	rc = vm_state_load(vm, &o->io, id, e);
+	if (!rc || !vm->stale_cpuid)
+		return rc;
+	unmake_kvm(vm);
+	rc = make_kvm(vm, e);
+	o->io = again;
+	return rc ? rc : vm_state_load(vm, &o->io, id, e);
+}
+
+/* The machine is loaded. */
+static void begin_life(struct vm *vm)
+{
+	vm->failed_boots = 0;
+	vm->boot_ns = clock_mono_ns(); /* what the metrics count from */
+	vm->restore_ns = vm->request_ns;
+	vm->state = VM_PAUSED;
+}
+
+static int go_on(struct vm *vm, struct err *e)
+{
+	__atomic_store_n(&vm->first_exit_ns, 0, __ATOMIC_RELAXED);
+	return machine_resume(vm, e);
+}
+
+/* --- restore -------------------------------------------------------------------------- */
+
+static int check_shape(const struct vm *vm, const struct vm_shape *want, struct err *e)
+{
+	const struct vm_shape *have = &vm->shape;
+
+	if (have->cpus == want->cpus && have->memory_mib == want->memory_mib &&
+	    have->disks == want->disks && have->vsock == want->vsock)
+		return 0;
+	return err_set(
+	    e, -EINVAL,
+	    "the shell has %u CPUs, %llu MiB, %u disks and %s vsock; the machine has %u, "
+	    "%llu, %u and %s",
+	    have->cpus, (unsigned long long)have->memory_mib, have->disks, have->vsock ? "a" : "no",
+	    want->cpus, (unsigned long long)want->memory_mib, want->disks,
+	    want->vsock ? "one" : "none");
+}
+
+static int ensure_shell(struct vm *vm, const struct vm_shape *shape, struct err *e)
+{
+	if (vm->state == VM_SHELL)
+		return check_shape(vm, shape, e);
+	if (vm->state == VM_CONFIGURED)
+		machine_forget(vm);
+	return machine_prepare(vm, shape, e);
+}
+
+static int restore(struct vm *vm, struct vm_config *c, const struct vm_saved *saved, bool resume,
+		   struct err *e)
+{
+	struct vm_shape shape = vm_shape_of(c);
+	struct opened o;
+	int rc = open_saved(&o, saved, c->memory_mib << 20, e);
+
+	if (rc)
+		return rc;
+	rc = ensure_shell(vm, &shape, e);
+	if (!rc) {
+		vm->config = *c;
+		*c = (struct vm_config){0};
+		rc = make_files(vm, e);
+	}
+	if (!rc)
+		rc = load(vm, &o, e);
+	opened_close(&o);
+	if (rc)
+		return rc;
+	begin_life(vm);
+	vm->boots++;
+	return resume ? go_on(vm, e) : 0;
+}
+
+int machine_restore(struct vm *vm, struct vm_config *c, const struct vm_saved *saved, bool resume,
+		    struct err *e)
+{
+	int rc;
+
+	if (vm->state == VM_RUNNING || vm->state == VM_PAUSED) {
+		vm_config_fini(c);
+		return err_set(e, -EBUSY, "a machine is running");
+	}
+	rc = restore(vm, c, saved, resume, e);
+	vm_config_fini(c);
+	if (rc)
+		machine_forget(vm);
+	return rc;
+}
+
+/* --- rollback ------------------------------------------------------------------------- */
+
+static void swap_disk_configs(struct vm_config *a, struct vm_config *b)
+{
+	for (unsigned int i = 0; i < VM_MAX_DISKS; i++) {
+		struct vm_disk_config t = a->disks[i];
+
+		a->disks[i] = b->disks[i];
+		b->disks[i] = t;
+	}
+}
+
+static void drop_all(struct disk *disks[VM_MAX_DISKS])
+{
+	for (unsigned int i = 0; i < VM_MAX_DISKS; i++)
+		if (disks[i])
+			disks[i]->ops->drop(disks[i]);
+}
+
+/* From here on there is no way back: the machine goes on from the state, or ends. */
+static int replace(struct vm *vm, struct opened *o, struct disk *disks[VM_MAX_DISKS], struct err *e)
+{
+	struct disk *old[VM_MAX_DISKS];
+	int rc;
+
+	memcpy(old, vm->disks, sizeof(old));
+	memcpy(vm->disks, disks, sizeof(old));
+	make_use_disks(vm);
+	rc = load(vm, o, e);
+	if (!rc) {
+		begin_life(vm);
+		rc = go_on(vm, e);
+	}
+	/* What was written to them since the last checkpoint is given up. */
+	drop_all(old);
+	return rc;
+}
+
+static int can_roll_back(struct vm *vm, const struct vm_config *c, struct err *e)
+{
+	if (vm->state != VM_RUNNING && vm->state != VM_PAUSED)
+		return err_set(e, -EINVAL, "a machine that is %s cannot be rolled back",
+			       vm_state_name(vm->state));
+	if (vm->request == VM_REQUEST_PLUG)
+		return err_set(e, -ESHUTDOWN, "the machine is being shut down");
+	if (vm->checkpoint)
+		return err_set(e, -EBUSY, "a checkpoint is being written");
+	if (c->disks_n != vm->shape.disks)
+		return err_set(e, -EINVAL, "disks: the machine has %u", vm->shape.disks);
+	return 0;
+}
+
+static int rollback(struct vm *vm, struct vm_config *c, const struct vm_saved *saved, struct err *e)
+{
+	struct disk *disks[VM_MAX_DISKS] = {0};
+	struct opened o;
+	int rc = can_roll_back(vm, c, e);
+
+	if (rc)
+		return rc;
+	rc = open_saved(&o, saved, vm->ram_bytes, e);
+	if (rc)
+		return rc;
+	rc = make_disks(vm, c, disks, e);
+	if (rc) {
+		opened_close(&o);
+		return rc;
+	}
+	vcpus_hold(vm);
+	devices_quiesce(vm->devices);
+	swap_disk_configs(&vm->config, c);
+	rc = replace(vm, &o, disks, e);
+	opened_close(&o);
+	if (rc)
+		machine_end(vm, "error", VM_EXIT_FATAL, e ? e->msg : "rollback failed");
+	return rc;
+}
+
+int machine_rollback(struct vm *vm, struct vm_config *c, const struct vm_saved *saved,
+		     struct err *e)
+{
+	int rc = rollback(vm, c, saved, e);
+
+	vm_config_fini(c);
+	return rc;
+}
