@@ -237,8 +237,9 @@ int sandbox_finish_boot(struct sandbox *s, struct err *e)
 
 	if (!rc)
 		rc = guest_renew(s, e);
-	/* An image of one's own may have an older agent: it boots all the same. */
-	if (rc == -EOPNOTSUPP) {
+	/* An image of one's own may have an older agent: it boots all the same, as a VMM without
+	 * generations does. What booted just now is nobody's copy. */
+	if (rc == -EOPNOTSUPP || rc == -EPROTO) {
 		log_warn("sandbox %s: %s", s->row.id, e->msg);
 		rc = 0;
 	}

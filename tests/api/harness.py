@@ -72,13 +72,14 @@ class Answer:
 class Server:
     """dormoused on a state directory of its own, or on one that another server left."""
 
-    def __init__(self, *options, state=None, listen=None, start=True):
+    def __init__(self, *options, state=None, listen=None, start=True, env={}):
         self.folder = state.folder if state else tempfile.mkdtemp(prefix="dm-", dir="/tmp")
         self.state = os.path.join(self.folder, "state")
         self.socket = os.path.join(self.folder, "d.sock")
         self.log_path = os.path.join(self.folder, "log")
         self.owner = state is None
         self.process = None
+        self.env = env
         for name in IMAGES:
             open(os.path.join(self.folder, name + ".ext4"), "a").close()
         open(os.path.join(self.folder, "kernel"), "a").close()
@@ -96,7 +97,7 @@ class Server:
         with open(self.log_path, "a") as log:
             begin = log.tell()
             self.process = subprocess.Popen([DAEMON, *self.options], stderr=log, stdin=subprocess.DEVNULL, cwd=TOP,
-                                            env={**os.environ, "FAKE_VMM_AGENT": AGENT})
+                                            env={**os.environ, "FAKE_VMM_AGENT": AGENT, **self.env})
         wait_for("dormoused to be ready", lambda: "ready" in self.log()[begin:] or self.process.poll() is not None)
         assert self.process.poll() is None, f"dormoused ended: {self.log()[begin:]}"
         self.port = next((int(line.rsplit(":", 1)[1]) for line in self.log()[begin:].splitlines()
@@ -114,8 +115,11 @@ class Server:
         if self.process and self.process.poll() is None:
             assert self.kill(signal.SIGTERM) == 0, self.log()[-2000:]
         if self.owner:
-            for pid, _ in self.vmms():
-                os.kill(pid, signal.SIGKILL)
+            for pid in {pid for pid, _ in self.arguments()}:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self):
@@ -184,9 +188,8 @@ class Server:
     def folders(self):
         return sorted(os.listdir(os.path.join(self.state, "sandboxes")))
 
-    def vmms(self):
-        """(pid, sandbox id) of every VMM process on this state directory."""
-        found = []
+    def arguments(self):
+        """(pid, argument) of every process that names something in this state directory."""
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{pid}/cmdline", "rb") as f:
@@ -194,9 +197,12 @@ class Server:
             except OSError:
                 continue
             for a in arguments:
-                if a.startswith(self.state + "/sandboxes/") and a.endswith("/vmm.sock"):
-                    found.append((int(pid), a.split("/")[-2]))
-        return found
+                if a.startswith(self.state + "/sandboxes/"):
+                    yield int(pid), a
+
+    def vmms(self):
+        """(pid, sandbox id) of every VMM process on this state directory."""
+        return [(pid, a.split("/")[-2]) for pid, a in self.arguments() if a.endswith("/vmm.sock")]
 
     def assert_nothing_left(self):
         assert self.folders() == [], self.folders()

@@ -353,6 +353,65 @@ def lifecycle_operations_at_once_take_turns():
         assert memory(b) == "kept" and len([v for v in s.vmms() if v[1] == b.id]) == 1
 
 
+# --- commands that outlive their connection ---------------------------------------------------------------
+
+KEEPS = {"FAKE_VMM_KEEPS": "1"}
+COUNT = "i=0; while [ $i -lt %d ]; do echo $i; i=$((i+1)); %s done"
+
+
+@test
+def commands_go_on_after_a_wake_without_a_byte_lost_or_doubled():
+    with Server(env=KEEPS) as s, ThreadPoolExecutor(3) as pool:
+        b = s.create()
+        n = 20000
+        expected = "".join(f"{i}\n" for i in range(n))
+        fast = b.start(COUNT % (n, ""))
+        slow = b.start("echo begin; until [ -e go ]; do sleep 0.05; done; echo end; exit 7")
+        direct = pool.submit(b.run, "echo begin; touch up; until [ -e go ]; do sleep 0.05; done; echo end")
+        inline = pool.submit(b.run, "until [ -e go ]; do sleep 0.05; done; echo inline", route="run-async?hold=20000")
+        wait_for("the command", lambda: os.path.exists(b.home + "/up"))
+        for _ in range(3):
+            hibernate(b)
+            assert not s.vmms() and not direct.done()
+            wake(b)
+        hibernate(b)
+        open(b.home + "/go", "w").close()
+        assert b.result(slow)["exitCode"] == 7, "asking for a result wakes"
+        assert b.result(slow)["stdout"] == "begin\nend\n"
+        assert direct.result() == {"exitCode": 0, "stdout": "begin\nend\n", "stderr": ""}
+        assert inline.result()["stdout"] == "inline\n"
+        wait_for("the end", lambda: not b.result(fast)["running"])
+        assert b.result(fast)["stdout"] == expected
+        assert s.log().count("woken after") == 4
+
+
+@test
+def signals_reach_commands_in_a_hibernated_sandbox():
+    with Server(env=KEEPS) as s:
+        b = s.create()
+        id = b.start("sleep 1000")
+        hibernate(b)
+        b.request("POST", f"/exec/{id}/kill", {"signal": 15}).expect(204)
+        end = b.result(id)
+        assert end["running"] is False and end["exitCode"] == 143 and b.info()["status"] == "running", end
+
+
+@test
+def commands_that_a_guest_does_not_know_any_more_have_ended():
+    with Server() as s, ThreadPoolExecutor(1) as pool:
+        b = s.create()
+        done, id = b.start("echo done"), b.start("echo begin; touch up; sleep 1000")
+        direct = pool.submit(b.run, "echo direct; touch up2; sleep 1000")
+        wait_for("the commands", lambda: os.path.exists(b.home + "/up") and os.path.exists(b.home + "/up2") and not b.result(done)["running"])
+        hibernate(b)
+        wake(b)
+        end = b.result(id)
+        assert end["running"] is False and end["exitCode"] == -1 and end["stdout"] == "begin\n" and "Process lost" in end["stderr"], end
+        assert direct.result()["exitCode"] == -1 and direct.result()["stdout"] == "direct\n"
+        assert b.result(done)["stdout"] == "done\n"
+        assert {x["sessionID"]: x["running"] for x in b.request("GET", "/exec").json()} == {done: False, id: False}
+
+
 # --- restarts of the daemon -----------------------------------------------------------------------------
 
 @test
