@@ -71,6 +71,7 @@ help:
 ## make fuzz       every fuzz target for a bounded number of runs
 ## make fault      programs killed, and disks full, at every durable write
 ## make kvm        tiny guests on the native /dev/kvm
+## make img        dormouse-img, on layers that the test writes after docs/disk-format.md
 ## make lab        does the lab notice its own death, and keep output apart and complete
 ## make api         the server's API natively, with a stand-in for the VMM
 ## make vm         Linux guests (in the lab where there is no hardware KVM)
@@ -163,6 +164,11 @@ $(B)/fuzz/agent_%:    $(B)/fuzz/tests/fuzz/agent_%.o    $(call arch,fuzz,agent l
 fuzz: $(FUZZ)
 	@tests/run fuzz $(FUZZ)
 
+# --- dormouse-img from outside ---------------------------------------------------
+.PHONY: img
+img: $(B)/dormouse-img
+	@tests/run tap img tests/img/run
+
 # --- kvm: tiny guests through dormouse-vmm and its control socket, on the native /dev/kvm ---
 GUESTS := $(patsubst tests/guests/%.S,$(B)/guests/%.elf,$(wildcard tests/guests/*.S))
 $(B)/guests/%.elf: tests/guests/%.S tests/guests/guest.ld $(wildcard tests/guests/*.inc)
@@ -242,7 +248,7 @@ demo:
 	@tests/demo/run
 # In this order: what is quick and close to the cause first.
 test:
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} tests/total deps all images lab-kernel unit fuzz kvm fault lint api lab vm sdk
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api lab vm sdk
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)

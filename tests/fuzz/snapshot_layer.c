@@ -14,6 +14,7 @@
 #include <zlib.h>
 
 #include "lib/log.h"
+#include "snapshot/chain.h"
 #include "snapshot/layer_seal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -73,6 +74,28 @@ static int make_file(const uint8_t *data, size_t size)
 	return 0;
 }
 
+/* As a layer that a disk reads through. */
+static void read_chain(void)
+{
+	uint64_t end, step;
+	struct layer *l;
+	struct chain c;
+
+	chain_init(&c);
+	c.any_base = true;
+	if (chain_add(&c, path, NULL) == 0 && chain_layer(&c, 0, &l, NULL) == 0) {
+		end = l->h.size_bytes;
+		step = end / 16 / 512 * 512 + 512;
+		for (uint64_t at = 0; at < end; at += step) {
+			uint8_t buf[8192];
+
+			chain_read(&c, at, buf, end - at < sizeof(buf) ? end - at : sizeof(buf));
+			chain_skip(&c, at / LAYER_CLUSTER);
+		}
+	}
+	chain_fini(&c);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	unsigned int mode = size && (data[0] & 8) ? LAYER_READ : LAYER_WRITE | LAYER_CREATE;
@@ -98,5 +121,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	layer_take(&l, sectors, copies, 4);
 	layer_close(&l);
+	read_chain();
 	return 0;
 }
