@@ -190,10 +190,14 @@ $(B)/test/kvm-travel: $(B)/obj/tests/kvm/travel/main.o $(B)/obj/tests/kvm/harnes
 		$(call arch,obj,snapshot devices lib)
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
+$(B)/test/kvm-cold: $(B)/obj/tests/kvm/cold/main.o $(B)/obj/tests/kvm/harness.o \
+		$(call arch,obj,snapshot devices lib)
+	@mkdir -p $(@D)
+	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
 
 .PHONY: kvm
-kvm: $(B)/test/kvm $(B)/test/kvm-state $(B)/test/kvm-travel $(GUESTS) $(B)/dormouse-vmm
-	@tests/run tap kvm sh -c 'rc=0; for t in $(B)/test/kvm $(B)/test/kvm-state $(B)/test/kvm-travel; do $$t || rc=1; done; exit $$rc'
+kvm: $(B)/test/kvm $(B)/test/kvm-state $(B)/test/kvm-travel $(B)/test/kvm-cold $(GUESTS) $(B)/dormouse-vmm $(B)/dormouse-ram
+	@tests/run tap kvm sh -c 'rc=0; for t in $(B)/test/kvm $(B)/test/kvm-state $(B)/test/kvm-travel $(B)/test/kvm-cold; do $$t || rc=1; done; exit $$rc'
 
 # --- speed promises, on the native /dev/kvm (docs/benchmarks.md); BENCH=options of dormouse-bench ---
 .PHONY: bench

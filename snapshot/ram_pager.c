@@ -60,7 +60,7 @@ void pager_fail(struct ram_pager *p, const struct err *e)
 	first = set_failed(p, e);
 	pthread_mutex_unlock(&p->lock);
 	if (first)
-		p->over(p->opaque);
+		p->over(p->opaque, true);
 }
 
 /*
@@ -183,7 +183,7 @@ void pager_done(struct ram_pager *p)
 	p->now.done_us = (clock_mono_ns() - p->start_ns) / 1000;
 	pthread_cond_broadcast(&p->changed);
 	pthread_mutex_unlock(&p->lock);
-	p->over(p->opaque);
+	p->over(p->opaque, false);
 }
 
 /* --- faults ------------------------------------------------------------------------- */
@@ -458,9 +458,10 @@ static int start(struct ram_pager *p, const struct ram_pager_config *c, struct e
 	return start_faulting(p, e);
 }
 
-static void nobody(void *opaque)
+static void nobody(void *opaque, bool failed)
 {
 	(void)opaque;
+	(void)failed;
 }
 
 int ram_pager_start(struct ram_pager **out, const struct ram_pager_config *c, struct err *e)

@@ -56,8 +56,11 @@ struct ram_pager_config {
 	unsigned int depth;   /* reads at once through io_uring; 0: the default */
 	unsigned int calm_ms; /* without a fault: the machine is calm; 0: the default */
 	bool no_uring;	      /* plain reads */
-	/* The pager is done or has failed. From a thread of it, once; it must not call us. */
-	void (*over)(void *opaque);
+	/*
+	 * The pager is done or has failed; from a thread of it, or one that needs memory; once. It
+	 * must not call us. Whoever waits for memory that has failed waits until it returns.
+	 */
+	void (*over)(void *opaque, bool failed);
 	void *opaque; /* borrowed */
 };
 

@@ -16,7 +16,7 @@ struct ram_pager {
 	int uffd, stop_fd;	 /* owned */
 	unsigned int depth, calm_ms;
 	bool no_uring;
-	void (*over)(void *opaque);
+	void (*over)(void *opaque, bool failed);
 	void *opaque; /* borrowed */
 	uint64_t start_ns;
 

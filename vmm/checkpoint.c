@@ -318,6 +318,9 @@ int machine_checkpoint(struct vm *vm, const struct vm_checkpoint_config *cfg, ui
 	uint64_t began;
 	int rc = check_request(vm, cfg, e);
 
+	/* The clone would see zeros where nothing is loaded yet. */
+	if (!rc && cfg->ram)
+		rc = loading_finish(vm, e);
 	if (!rc)
 		rc = create(&c, vm, cfg, e);
 	if (rc)

@@ -150,6 +150,22 @@ static json_t *restore_info(const struct vm *vm)
 	return json_pack("{sI}", "to_first_exit_us", (json_int_t)(first - vm->restore_ns) / 1000);
 }
 
+/* Of memory out of a cold image; null if it never was. */
+static json_t *loading_info(struct vm *vm)
+{
+	static const char *const states[] = {"loading", "done", "failed"};
+	struct ram_pager_progress p;
+
+	loading_progress(vm, &p);
+	if (!p.chunks)
+		return json_null();
+	return json_pack("{sssbsisisisisIsIsI}", "state", states[p.state], "on_fault", p.on_fault,
+			 "chunks", (int)p.chunks, "loaded", (int)p.loaded, "faults", (int)p.faults,
+			 "recorded", (int)p.recorded, "total_bytes", (json_int_t)p.total_bytes,
+			 "loaded_bytes", (json_int_t)p.loaded_bytes, "done_us",
+			 (json_int_t)p.done_us);
+}
+
 static json_t *exit_info(const struct vm *vm)
 {
 	if (!vm->exit_reason[0])
@@ -185,6 +201,7 @@ int info_fill(struct vm *vm, json_t *o)
 				  json_pack("{sI}", "resident_kib", (json_int_t)use.resident_kib));
 	rc |= json_object_set_new(o, "restored", json_boolean(vm->restored));
 	rc |= json_object_set_new(o, "restore", restore_info(vm));
+	rc |= json_object_set_new(o, "loading", loading_info(vm));
 	rc |= json_object_set_new(o, "generation", generation(vm));
 	rc |= json_object_set_new(o, "disks", disks_info(vm));
 	rc |= json_object_set_new(o, "devices", devices_info(vm));

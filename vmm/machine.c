@@ -300,6 +300,7 @@ static void handle_request(struct loop_source *s, uint32_t events)
 {
 	struct vm *vm = container_of(s, struct vm, request_source);
 	char message[sizeof(vm->request_message)];
+	struct err why;
 	uint64_t times;
 
 	(void)events;
@@ -319,7 +320,9 @@ static void handle_request(struct loop_source *s, uint32_t events)
 	case VM_REQUEST_PLUG:
 		return machine_end(vm, "request", VM_EXIT_OK, message);
 	case VM_REQUEST_FATAL:
-		return machine_end(vm, "error", VM_EXIT_FATAL, message);
+		/* A vCPU that has run into memory that cannot be loaded knows less of it. */
+		return machine_end(vm, "error", VM_EXIT_FATAL,
+				   loading_failed(vm, &why) ? why.msg : message);
 	}
 }
 

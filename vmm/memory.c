@@ -68,6 +68,8 @@ int memory_create(struct vm *vm, struct err *e)
 
 int memory_clear(struct vm *vm, struct err *e)
 {
+	loading_stop(vm);
+	vm->loaded = (struct ram_pager_progress){0};
 	if (vm->image.fd < 0)
 		return madvise(vm->ram, vm->ram_bytes, MADV_DONTNEED) < 0
 			   ? err_sys(e, -errno, "clearing guest memory")
@@ -86,6 +88,8 @@ int memory_map_image(struct vm *vm, struct ram_image *img, struct err *e)
 	bool same = vm->image.fd >= 0 && !memcmp(vm->image.id, img->id, sizeof(img->id));
 	int rc = 0;
 
+	loading_stop(vm);
+	vm->loaded = (struct ram_pager_progress){0};
 	/* The same image: what the guest has written is dropped, and the image shows again. */
 	if (same && madvise(vm->ram, vm->ram_bytes, MADV_DONTNEED) == 0) {
 		ram_image_close(img);
@@ -105,6 +109,8 @@ int memory_map_image(struct vm *vm, struct ram_image *img, struct err *e)
 
 void memory_destroy(struct vm *vm)
 {
+	loading_stop(vm);
+	vm->loaded = (struct ram_pager_progress){0};
 	if (vm->ram)
 		munmap(vm->ram, vm->ram_bytes);
 	ram_image_close(&vm->image);

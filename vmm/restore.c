@@ -20,7 +20,9 @@
 
 /* The files of a saved machine, opened and checked as far as can be without reading all RAM. */
 struct opened {
+	bool is_cold;
 	struct ram_image ram;
+	struct cold_image cold;
 	char *state; /* owned */
 	struct state_io io;
 };
@@ -28,6 +30,7 @@ struct opened {
 static void opened_close(struct opened *o)
 {
 	ram_image_close(&o->ram);
+	cold_close(&o->cold);
 	state_fini(&o->io);
 	free(o->state);
 	o->state = NULL;
@@ -44,7 +47,17 @@ static int open_files(struct opened *o, const struct vm_saved *saved, uint64_t r
 	rc = state_restore_init(&o->io, o->state, len, e);
 	if (rc)
 		return err_wrap(e, rc, "state %s", saved->state);
-	return ram_image_open(&o->ram, saved->ram, ram_bytes, e);
+	if (!saved->cold)
+		return ram_image_open(&o->ram, saved->ram, ram_bytes, e);
+	rc = cold_open(&o->cold, saved->ram, e);
+	if (rc)
+		return rc;
+	o->is_cold = true;
+	if (o->cold.ram_bytes != ram_bytes)
+		return err_set(e, -EINVAL, "memory image %s: of %llu MiB of RAM; here are %llu",
+			       saved->ram, (unsigned long long)o->cold.ram_bytes >> 20,
+			       (unsigned long long)ram_bytes >> 20);
+	return 0;
 }
 
 static int open_saved(struct opened *o, const struct vm_saved *saved, uint64_t ram_bytes,
@@ -52,9 +65,7 @@ static int open_saved(struct opened *o, const struct vm_saved *saved, uint64_t r
 {
 	int rc;
 
-	*o = (struct opened){.ram = RAM_IMAGE_CLOSED, .io.restoring = true};
-	if (saved->cold)
-		return err_set(e, -ENOTSUP, "cold memory images cannot be restored");
+	*o = (struct opened){.ram = RAM_IMAGE_CLOSED, .cold.fd = -1, .io.restoring = true};
 	rc = open_files(o, saved, ram_bytes, e);
 	if (rc)
 		opened_close(o);
@@ -68,11 +79,14 @@ static int load(struct vm *vm, struct opened *o, struct err *e)
 	struct state_io again = o->io;
 	int rc;
 
-	memcpy(id, o->ram.id, sizeof(id));
-	rc = memory_map_image(vm, &o->ram, e);
+	memcpy(id, o->is_cold ? o->cold.image_id : o->ram.id, sizeof(id));
+	rc = o->is_cold ? loading_start(vm, &o->cold, e) : memory_map_image(vm, &o->ram, e);
 	if (rc)
 		return rc;
 	rc = vm_state_load(vm, &o->io, id, e);
+	/* Devices whose rings cannot be loaded know only that they cannot be read. */
+	if (rc && loading_failed(vm, e))
+		return -EIO;
 	if (!rc || !vm->stale_cpuid)
 		return rc;
 	unmake_kvm(vm);

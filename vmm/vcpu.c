@@ -39,6 +39,8 @@ static void run_guest(struct vcpu *v)
 		if (ioctl(v->fd, KVM_RUN, 0) == 0) {
 			note_first_exit(v);
 			vcpu_handle_exit(v);
+			if (v->lost)
+				return;
 			continue;
 		}
 		switch (errno) {
@@ -177,6 +179,17 @@ void vcpus_stop(struct vm *vm)
 		pthread_mutex_lock(&vm->lock);
 		v->started = false;
 	}
+}
+
+void vcpus_doom(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->park_lock);
+	/* Once they are being stopped, they may be gone at any time, and enter nothing any more. */
+	for (unsigned int i = 0; !vm->stopping && i < vm->vcpus_n; i++)
+		kick(&vm->vcpus[i]);
+	if (vm->request == VM_REQUEST_NONE)
+		vm->request = VM_REQUEST_FATAL;
+	pthread_mutex_unlock(&vm->park_lock);
 }
 
 struct exit_counts vcpus_exits(const struct vm *vm)

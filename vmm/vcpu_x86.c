@@ -37,10 +37,19 @@ static void handle_mmio(struct vcpu *v)
 {
 	struct kvm_run *run = v->run;
 	unsigned int len = run->mmio.len;
+	struct iovec iov[2];
 
 	exit_count(&v->exits, EXIT_MMIO);
 	if (len > sizeof(run->mmio.data))
 		return;
+	/*
+	 * What KVM emulates and cannot reach looks like a device. The access must not be completed
+	 * with anything: KVM_RUN, which would do that, is not called again.
+	 */
+	if (len && guest_mem_iov(&v->vm->mem, run->mmio.phys_addr, len, iov, 2) > 0) {
+		v->lost = true;
+		return post(v, VM_REQUEST_FATAL, "KVM cannot reach the guest's memory");
+	}
 	pthread_mutex_lock(&v->vm->lock);
 	exit_trace_note(&v->vm->trace, EXIT_MMIO, run->mmio.phys_addr, run->mmio.is_write);
 	platform_mmio(v->vm, run->mmio.phys_addr, run->mmio.is_write, run->mmio.data, len);

@@ -48,6 +48,7 @@
 #include "lib/err.h"
 #include "lib/loop.h"
 #include "snapshot/ram_image.h"
+#include "snapshot/ram_pager.h"
 #include "vmm/elf.h"
 #include "vmm/exits.h"
 #include "vmm/ioapic.h"
@@ -136,6 +137,7 @@ struct vcpu {
 	bool started; /* thread exists */
 	bool parked;  /* is not in KVM_RUN and will not enter it */
 	bool ran;     /* KVM_RUN was called: KVM takes no other CPUID any more */
+	bool lost;    /* in the middle of an access that must not be completed */
 	struct exit_counts exits;
 	uint64_t held_tsc; /* while vm->time_held */
 	uint32_t held_tsc_khz;
@@ -158,7 +160,9 @@ struct vm {
 	struct guest_mem mem;
 	void *ram; /* owned mapping of ram_bytes; NULL when there is none */
 	uint64_t ram_bytes;
-	struct ram_image image; /* that ram is a private mapping of; closed: ram is anonymous */
+	struct ram_image image;	 /* that ram is a private mapping of; closed: ram is anonymous */
+	struct loading *loading; /* owned: ram comes out of a cold image now */
+	struct ram_pager_progress loaded; /* as it was last looked at; no chunks: never */
 
 	/* KVM objects; -1 and NULL between boots. */
 	int kvm_fd, vm_fd;
@@ -351,6 +355,24 @@ int memory_clear(struct vm *vm, struct err *e);
 int memory_map_image(struct vm *vm, struct ram_image *img, struct err *e);
 void memory_destroy(struct vm *vm);
 
+/* --- loading.c: memory out of a cold image ------------------------------------------- */
+
+/**
+ * loading_start() - RAM is to have the content of a cold image, which is loaded when it is touched
+ * @img:	Of vm->ram_bytes; taken over, also on failure
+ *
+ * As memory_map_image(), but after a failure RAM is undefined. If a part of the image turns
+ * out to be damaged, the machine ends, with the reason.
+ */
+int loading_start(struct vm *vm, struct cold_image *img, struct err *e);
+/* No vCPU waits for memory. What is not loaded reads as zero. Idempotent. */
+void loading_stop(struct vm *vm);
+/* Load everything now. Return: 0 or -EIO */
+int loading_finish(struct vm *vm, struct err *e);
+/* @e: set to why, if it has */
+bool loading_failed(struct vm *vm, struct err *e);
+void loading_progress(struct vm *vm, struct ram_pager_progress *out);
+
 /* --- kvm.c, kvm_x86.c: the VM's KVM objects ------------------------------------------ */
 
 /* Open /dev/kvm and check what it can do. Once per process. */
@@ -377,6 +399,13 @@ void vcpus_hold(struct vm *vm);
 void vcpus_release(struct vm *vm);
 /* End all threads. Releases the lock while it waits. */
 void vcpus_stop(struct vm *vm);
+/**
+ * vcpus_doom() - No vCPU executes another instruction: the machine is to end
+ *
+ * For a thread that has none of the locks, and waits for nobody; what is to be said of it comes
+ * through the loop.
+ */
+void vcpus_doom(struct vm *vm);
 /* Sum over all vCPUs since the last boot. */
 struct exit_counts vcpus_exits(const struct vm *vm);
 /* One exit of KVM_RUN is handled by the architecture's file. Takes the lock itself where it must.

@@ -26,7 +26,7 @@
 static const uint8_t id[COLD_IMAGE_ID_BYTES] = "the right image";
 static char dir[] = "/tmp/pager-test-XXXXXX", path[64], order[72];
 static uint8_t *wanted, *ram;
-static int overs;
+static int overs, failures;
 
 /* Chunks 0 to 99: some are zero, some have holes, one is noise; then a large hole, then more. */
 static void fill(void)
@@ -90,8 +90,9 @@ static int user_uffd(void)
 	return fd;
 }
 
-static void over(void *opaque)
+static void over(void *opaque, bool failed)
 {
+	failures += failed;
 	__atomic_add_fetch((int *)opaque, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -330,6 +331,7 @@ Test(ram_pager, a_damaged_chunk_fails_and_is_never_seen)
 	cr_assert(strstr(e.msg, "chunk 8 "), "%s", e.msg);
 	ram_pager_stop(p);
 	cr_assert_eq(overs, 1);
+	cr_assert_eq(failures, 1);
 	cr_assert_eq(access(order, F_OK), -1);
 	/* The memory can be used for something else. */
 	cr_assert_eq(madvise(ram, RAM, MADV_DONTNEED), 0);
