@@ -40,6 +40,8 @@ static const struct setting settings[] = {
     {"images", LIST, AT(image_dirs), 0, 0, "DIR",
      "every NAME.ext4 in it is a template (default: the folder of dormoused)"},
     {"vmm", TEXT, AT(vmm), 0, 0, "FILE", "dormouse-vmm (default: beside dormoused)"},
+    {"tools", TEXT, AT(tools), 0, 0, "DIR",
+     "of dormouse-img and dormouse-ram (default: that of dormoused)"},
     {"max-cpus", NUMBER, AT(max_cpus), 1, 4, "N", "most vCPUs of a sandbox (default 4)"},
     {"max-memory", NUMBER, AT(max_memory_mib), 64, 65536, "MIB",
      "most memory of a sandbox (default 8192)"},
@@ -299,7 +301,8 @@ static int fill_defaults(struct config *c, struct err *e)
 	if (!c->state)
 		c->state = default_state();
 	if (!c->state || fill_beside(&c->kernel, dir, "kernel") ||
-	    fill_beside(&c->vmm, dir, "dormouse-vmm"))
+	    fill_beside(&c->vmm, dir, "dormouse-vmm") ||
+	    (!c->tools && !(c->tools = strdup(dir))))
 		rc = -ENOMEM;
 	if (!rc && !c->images.n && !c->image_dirs.n)
 		rc = list_add(&c->image_dirs, dir);

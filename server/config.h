@@ -27,7 +27,7 @@ struct config {
 	struct config_list prewarm;    /* names of templates */
 	char *state;
 	char *api_key_file;
-	char *kernel, *vmm;
+	char *kernel, *vmm, *tools;
 	char *public_url, *sandbox_domain, *region;
 	char *log_level;
 	int64_t max_cpus, max_memory_mib, max_disk_mib, max_sandboxes;

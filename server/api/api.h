@@ -36,10 +36,13 @@ void api_healthz(struct request *r);
 void api_readyz(struct request *r);
 void api_workers(struct request *r);
 #define API_WORKER_ID "w-local-1"
+#define API_ORG_ID    "00000000-0000-4000-8000-000000000000" /* there is one owner of all */
 
 /* sandboxes.c */
 /* The members of a sandbox object (api.md 3.3), into an object that is open. */
 void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row);
+/* A whole reply with it; releases the row. */
+void api_reply_sandbox(struct request *r, unsigned int status, struct sandbox_row *row);
 void api_sandbox_create(struct request *r);
 void api_sandbox_list(struct request *r);
 void api_sandbox_get(struct request *r);
@@ -51,6 +54,27 @@ void api_sandbox_hibernate(struct request *r);
 void api_sandbox_wake(struct request *r);
 void api_sandbox_reboot(struct request *r);
 void api_sandbox_power_cycle(struct request *r);
+
+/* checkpoints.c */
+void api_checkpoint_create(struct request *r);
+void api_checkpoint_list(struct request *r);
+void api_checkpoint_delete(struct request *r);
+void api_checkpoint_publish(struct request *r);
+void api_checkpoint_unpublish(struct request *r);
+void api_checkpoint_restore(struct request *r);
+void api_checkpoint_fork(struct request *r);
+void api_sandbox_fork(struct request *r);
+void api_sandbox_tree(struct request *r);
+
+/* patches.c */
+void api_patch_create(struct request *r);
+void api_patch_list(struct request *r);
+void api_patch_delete(struct request *r);
+
+/* storage.c */
+void api_store_get(struct request *r);
+void api_store_gc(struct request *r);
+void api_store_verify(struct request *r);
 
 /* exec.c */
 void api_exec_run(struct request *r);

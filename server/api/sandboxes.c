@@ -38,6 +38,10 @@ void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sa
 	strbuf_json_name(b, "tags");
 	strbuf_adds(b, "{}");
 	strbuf_json_value(b, "tagsLastUpdatedAt", NULL);
+	if (row->from_checkpoint[0])
+		strbuf_json_str(b, "fromCheckpointId", row->from_checkpoint);
+	if (row->patch_error)
+		strbuf_json_str(b, "patchError", row->patch_error);
 	if (row->error)
 		strbuf_json_str(b, "error", row->error);
 }
@@ -50,7 +54,7 @@ static void write_sandbox(struct strbuf *b, const struct config *c, const struct
 	strbuf_adds(b, "}");
 }
 
-static void reply_sandbox(struct request *r, unsigned int status, struct sandbox_row *row)
+void api_reply_sandbox(struct request *r, unsigned int status, struct sandbox_row *row)
 {
 	struct strbuf b = {0};
 
@@ -121,7 +125,7 @@ void api_sandbox_create(struct request *r)
 	if (rc)
 		reply_error(r, 503, "out of memory");
 	else
-		reply_sandbox(r, 201, &row);
+		api_reply_sandbox(r, 201, &row);
 }
 
 void api_sandbox_list(struct request *r)
@@ -156,7 +160,7 @@ void api_sandbox_get(struct request *r)
 	if (rc)
 		reply_errno(r, rc, &e);
 	else
-		reply_sandbox(r, 200, &row);
+		api_reply_sandbox(r, 200, &row);
 }
 
 void api_sandbox_delete(struct request *r)

@@ -3,6 +3,7 @@
 #include "server/api/api.h"
 
 #define SB    "/sandboxes/:id"
+#define CP    "/sandboxes/checkpoints/:cp"
 #define LATER .handler = api_not_implemented, .feature
 
 const struct route api_routes[] = {
@@ -11,6 +12,12 @@ const struct route api_routes[] = {
     {"GET", "/readyz", api_readyz, ROUTE_OPEN, NULL, NULL},
     {"GET", "/workers", api_workers, 0, NULL, NULL},
     {"GET", "/sessions", api_sandbox_list, 0, NULL, NULL},
+
+    /* These win over /sandboxes/:id/... */
+    {"POST", "/sandboxes/from-checkpoint/:cp", api_checkpoint_fork, 0, NULL, NULL},
+    {"POST", CP "/patches", api_patch_create, 0, NULL, NULL},
+    {"GET", CP "/patches", api_patch_list, 0, NULL, NULL},
+    {"DELETE", CP "/patches/:pid", api_patch_delete, 0, NULL, NULL},
 
     {"POST", "/sandboxes", api_sandbox_create, 0, NULL, NULL},
     {"GET", "/sandboxes", api_sandbox_list, 0, NULL, NULL},
@@ -21,6 +28,18 @@ const struct route api_routes[] = {
     {"POST", SB "/wake", api_sandbox_wake, 0, NULL, NULL},
     {"POST", SB "/reboot", api_sandbox_reboot, 0, NULL, NULL},
     {"POST", SB "/power-cycle", api_sandbox_power_cycle, 0, NULL, NULL},
+
+    {"POST", SB "/checkpoints", api_checkpoint_create, 0, NULL, NULL},
+    {"GET", SB "/checkpoints", api_checkpoint_list, 0, NULL, NULL},
+    {"DELETE", SB "/checkpoints/:cp", api_checkpoint_delete, 0, NULL, NULL},
+    {"POST", SB "/checkpoints/:cp/restore", api_checkpoint_restore, 0, NULL, NULL},
+    {"POST", SB "/checkpoints/:cp/publish", api_checkpoint_publish, 0, NULL, NULL},
+    {"POST", SB "/checkpoints/:cp/unpublish", api_checkpoint_unpublish, 0, NULL, NULL},
+    {"POST", SB "/fork", api_sandbox_fork, 0, NULL, NULL},
+    {"GET", SB "/tree", api_sandbox_tree, 0, NULL, NULL},
+    {"GET", "/store", api_store_get, 0, NULL, NULL},
+    {"POST", "/store/gc", api_store_gc, 0, NULL, NULL},
+    {"POST", "/store/verify", api_store_verify, 0, NULL, NULL},
 
     {"POST", SB "/exec/run", api_exec_run, 0, NULL, NULL},
     {"POST", SB "/exec/run-async", api_exec_run_async, 0, NULL, NULL},
@@ -55,16 +74,6 @@ const struct route api_routes[] = {
     {"POST", SB "/agent/:sid/kill", LATER = "agent sessions"},
     {"POST", SB "/agent/:sid/prompt", LATER = "agent sessions"},
     {"POST", SB "/agent/:sid/interrupt", LATER = "agent sessions"},
-    {"POST", "/sandboxes/from-checkpoint/:cp", LATER = "checkpoints"},
-    {"POST", SB "/checkpoints", LATER = "checkpoints"},
-    {"GET", SB "/checkpoints", LATER = "checkpoints"},
-    {"DELETE", SB "/checkpoints/:cp", LATER = "checkpoints"},
-    {"POST", SB "/checkpoints/:cp/restore", LATER = "checkpoints"},
-    {"POST", SB "/checkpoints/:cp/publish", LATER = "checkpoints"},
-    {"POST", SB "/checkpoints/:cp/unpublish", LATER = "checkpoints"},
-    {"POST", "/sandboxes/checkpoints/:cp/patches", LATER = "patches"},
-    {"GET", "/sandboxes/checkpoints/:cp/patches", LATER = "patches"},
-    {"DELETE", "/sandboxes/checkpoints/:cp/patches/:pid", LATER = "patches"},
     {"POST", "/snapshots", LATER = "snapshots"},
     {"GET", "/snapshots", LATER = "snapshots"},
     {"GET", "/snapshots/:name", LATER = "snapshots"},

@@ -23,6 +23,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/checkpoint.h"
 #include "server/manager/internal.h"
 #include "server/manager/pool.h"
 #include "server/manager/template.h"
@@ -363,6 +364,8 @@ static int create_in(struct manager *m, struct sandbox *s, const struct sandbox_
 	rc = give_row(s, spec, o, e);
 	if (!rc)
 		rc = start_guest(s, o, e);
+	if (!rc)
+		patches_apply(s);
 	if (!rc)
 		rc = announce(s, e);
 	if (rc)

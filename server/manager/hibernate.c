@@ -26,6 +26,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/checkpoint.h"
 #include "server/manager/internal.h"
 
 /* --- the image's directory ------------------------------------------------------------------ */
@@ -291,6 +292,8 @@ static int wake(struct sandbox *s, const int64_t *timeout_s, struct wake_result 
 	rc = vm_spawn(s, e);
 	if (!rc)
 		rc = wake_in_process(s, timeout_s, w, e);
+	if (!rc)
+		patches_apply(s);
 	if (!rc)
 		rc = sandbox_go_live(s, e);
 	if (rc) {

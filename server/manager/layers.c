@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "lib/fd.h"
+#include "lib/log.h"
 #include "server/manager/internal.h"
 #include "server/manager/layers_int.h"
 
@@ -81,12 +82,17 @@ static int open_dir(const struct manager *m, const char *name, int *fd, struct e
 int layers_init(struct manager *m, struct err *e)
 {
 	struct layers *l = calloc(1, sizeof(*l));
+	pthread_condattr_t attr;
 	int rc;
 
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
 	l->layers_fd = l->checkpoints_fd = -1;
 	pthread_mutex_init(&l->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&l->done, &attr);
+	pthread_condattr_destroy(&attr);
 	pthread_mutex_init(&l->gc_lock, NULL);
 	m->layers = l;
 	rc = open_dir(m, "layers", &l->layers_fd, e);
@@ -102,6 +108,7 @@ void layers_fini(struct manager *m)
 	fd_close(&l->layers_fd);
 	fd_close(&l->checkpoints_fd);
 	pthread_mutex_destroy(&l->lock);
+	pthread_cond_destroy(&l->done);
 	pthread_mutex_destroy(&l->gc_lock);
 	free(l->pins);
 	free(l);
@@ -257,6 +264,17 @@ bool layers_settle(struct manager *m, struct sandbox_row *row)
 	}
 	row->pending_checkpoint[0] = '\0';
 	return true;
+}
+
+void layer_remove_top(struct manager *m, const struct chain *c)
+{
+	char name[UUID_SIZE + 8];
+
+	if (!c->n)
+		return;
+	snprintf(name, sizeof(name), "%s.layer", c->ids[c->n - 1]);
+	if (unlinkat(m->layers->layers_fd, name, 0) && errno != ENOENT)
+		log_warn("removing %s: %s", name, strerror(errno));
 }
 
 /* --- sizes --------------------------------------------------------------------------------------

@@ -57,6 +57,9 @@ void checkpoint_unpin(struct manager *m, const struct checkpoint_row *row);
  */
 bool layers_settle(struct manager *m, struct sandbox_row *row);
 
+/* The file that a deleted sandbox wrote to: nobody else's. */
+void layer_remove_top(struct manager *m, const struct chain *c);
+
 /* Bytes that the file takes on the disk; 0 if there is none. */
 int64_t layer_bytes(struct manager *m, const char *id);
 int64_t checkpoint_image_bytes(struct manager *m, const char *id);

@@ -18,6 +18,9 @@ struct layers {
 	struct pin *pins;	       /* owned; a few per operation in progress */
 	size_t n, cap;
 
+	pthread_cond_t done; /* with `lock`: a checkpoint is not being written any more */
+	bool kicked;	     /* atomic: a collection is due */
+
 	pthread_mutex_t gc_lock; /* one collection at a time; before `lock` */
 };
 

@@ -7,6 +7,7 @@
 
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/gc.h"
 #include "server/manager/internal.h"
 
 /* --- delete -------------------------------------------------------------------------------- */
@@ -33,11 +34,13 @@ static int delete_known(struct manager *m, struct sandbox *s, struct err *e)
 	sessions_kick(s); /* detached ones hear of the end */
 	sessions_unlist(s);
 	remove_dir(m, s->row.id);
+	layer_remove_top(m, &s->row.layers);
 	if (rc)
 		rc = store_sandbox_set_deleted(m->store, s->row.id, wall_ms(), e);
 	if (rc)
 		return rc;
 	table_remove(m, s);
+	gc_kick(m);
 	log_info("sandbox %s: deleted", s->row.id);
 	return 0;
 }

@@ -15,6 +15,7 @@
 
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/gc.h"
 #include "server/manager/internal.h"
 #include "server/manager/pool.h"
 #include "server/manager/template.h"
@@ -84,6 +85,7 @@ static void on_tick(struct loop_source *source, uint32_t events)
 
 		if (store_sandbox_prune(m->store, wall_ms() - 24LL * 3600 * 1000, 10000, &e))
 			log_warn("%s", e.msg);
+		gc_kick(m);
 	}
 }
 

@@ -17,6 +17,8 @@
 
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/checkpoint.h"
+#include "server/manager/gc.h"
 #include "server/manager/internal.h"
 
 #define KEEP_DELETED	10000
@@ -282,6 +284,9 @@ int recover(struct manager *m, struct err *e)
 
 	if (rc && rc != -ENOSPC)
 		return rc;
+	rc = checkpoints_recover(m, e);
+	if (rc && rc != -ENOSPC)
+		return rc;
 	rc = store_sandbox_each(m->store, false, -1, collect, &f, e);
 	if (!rc && f.rc)
 		rc = err_set(e, f.rc, "%s", f.e.msg);
@@ -303,5 +308,6 @@ int recover(struct manager *m, struct err *e)
 		return rc;
 	kill_stray_vmms(m);
 	remove_leftover_dirs(m);
+	gc_kick(m);
 	return 0;
 }

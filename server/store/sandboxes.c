@@ -124,6 +124,17 @@ int store_sandbox_update(struct store *s, const struct sandbox_row *row, struct 
 	return store_finish(s, st, update_sandbox(s, row, e));
 }
 
+int store_sandbox_set_patched(struct store *s, const char *id, int64_t sequence, const char *error,
+			      struct err *e)
+{
+	sqlite3_stmt *st = store_begin(s, ST_PATCHED);
+
+	bind_text(st, 1, id);
+	sqlite3_bind_int64(st, 2, sequence);
+	bind_text(st, 3, error);
+	return store_run(s, st, e, "recording patches");
+}
+
 int store_sandbox_set_ended(struct store *s, const char *id, enum sandbox_status status,
 			    const char *error, int64_t ended_ms, struct err *e)
 {

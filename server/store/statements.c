@@ -27,6 +27,7 @@ const char *const store_statements[ST_COUNT] = {
 		  "pending=?20, pending_checkpoint=?21, hibernation=?22, hibernation_bytes=?23, "
 		  "from_checkpoint=?24, current_checkpoint=?25, patch_sequence=?26, "
 		  "patch_error=?27 WHERE id=?1 AND deleted=0",
+    [ST_PATCHED] = "UPDATE sandboxes SET patch_sequence=?2, patch_error=?3 WHERE id=?1",
     [ST_ENDED] = "UPDATE sandboxes SET status=?2, error=?3, ended_ms=?4 WHERE id=?1 AND deleted=0",
     [ST_DELETED] = "UPDATE sandboxes SET status='stopped', deleted=1, "
 		   "ended_ms=CASE ended_ms WHEN 0 THEN ?2 ELSE ended_ms END WHERE id=?1",

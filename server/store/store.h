@@ -147,6 +147,9 @@ int store_sandbox_set_deleted(struct store *s, const char *id, int64_t now_ms, s
  * checkpoints, patches. Nothing if it was deleted.
  */
 int store_sandbox_update(struct store *s, const struct sandbox_row *row, struct err *e);
+/* The last patch that was applied, and why the next one failed (NULL: it did not). */
+int store_sandbox_set_patched(struct store *s, const char *id, int64_t sequence, const char *error,
+			      struct err *e);
 /* -ENOENT if there is none. @row: sandbox_row_fini() on success. */
 int store_sandbox_get(struct store *s, const char *id, struct sandbox_row *row, struct err *e);
 

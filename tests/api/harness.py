@@ -127,7 +127,7 @@ class Server:
 
     def __exit__(self, kind, value, trace):
         if kind and kind is not Skip:
-            print("# " + "\n# ".join(self.log().splitlines()[-25:]))
+            print("# " + "\n# ".join(self.log().splitlines()[-60:]))
         self.close()
 
     # --- what goes wrong in the VMM (tests/api/fake-vmm) ---------------------------------------------

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Patches of checkpoints (api.md 8.5). */
+#include <errno.h>
+#include <stdio.h>
+
+#include "server/api/api.h"
+#include "server/manager/checkpoint.h"
+#include "server/manager/layers.h"
+
+static bool ids_valid(struct request *r, bool with_patch)
+{
+	if (!uuid_valid(r->param[0]))
+		reply_error(r, 400, "invalid checkpoint ID \"%.64s\"", r->param[0]);
+	else if (with_patch && !uuid_valid(r->param[1]))
+		reply_error(r, 400, "invalid patch ID \"%.64s\"", r->param[1]);
+	else
+		return true;
+	return false;
+}
+
+static void write_patch(struct strbuf *b, const struct patch_row *row)
+{
+	strbuf_adds(b, "{");
+	strbuf_json_str(b, "id", row->id);
+	strbuf_json_str(b, "checkpointId", row->checkpoint_id);
+	strbuf_json_int(b, "sequence", row->sequence);
+	strbuf_json_str(b, "script", row->script);
+	strbuf_json_str(b, "description", row->description);
+	strbuf_json_str(b, "strategy", "on_wake");
+	strbuf_json_time(b, "createdAt", row->created_ms);
+	strbuf_adds(b, "}");
+}
+
+static void write_item(void *arg, struct patch_row *row)
+{
+	strbuf_json_next(arg);
+	write_patch(arg, row);
+}
+
+struct patch_body {
+	const char *script, *description;
+};
+
+static const struct json_field patch_fields[] = {
+    JSON_FIELD(struct patch_body, script, "script", JSON_F_STRING,
+	       .flags = JSON_REQUIRED | JSON_NONEMPTY),
+    JSON_FIELD(struct patch_body, description, "description", JSON_F_STRING),
+};
+
+void api_patch_create(struct request *r)
+{
+	struct patch_body body = {.description = ""};
+	struct patch_row row = {0};
+	struct strbuf b = {0};
+	struct err e;
+	int rc;
+
+	if (!ids_valid(r, false) || !request_bind(r, patch_fields, 2, &body))
+		return;
+	snprintf(row.checkpoint_id, sizeof(row.checkpoint_id), "%s", r->param[0]);
+	row.script = (char *)body.script; /* borrowed */
+	row.description = (char *)body.description;
+	rc = patch_add(api_manager(r), &row, &e);
+	if (rc) {
+		reply_errno(r, rc, &e);
+		return;
+	}
+	strbuf_adds(&b, "{");
+	strbuf_json_name(&b, "patch");
+	write_patch(&b, &row);
+	strbuf_adds(&b, "}");
+	reply_json(r, 201, &b);
+}
+
+void api_patch_list(struct request *r)
+{
+	struct strbuf b = {0};
+	struct err e;
+	int rc;
+
+	if (!ids_valid(r, false))
+		return;
+	strbuf_adds(&b, "[");
+	rc = patch_each(api_manager(r), r->param[0], write_item, &b, &e);
+	strbuf_adds(&b, "]");
+	if (rc) {
+		strbuf_fini(&b);
+		reply_errno(r, rc, &e);
+	} else {
+		reply_json(r, 200, &b);
+	}
+}
+
+void api_patch_delete(struct request *r)
+{
+	struct err e;
+	int rc;
+
+	if (!ids_valid(r, true))
+		return;
+	rc = patch_delete(api_manager(r), r->param[0], r->param[1], &e);
+	if (rc)
+		reply_errno(r, rc, &e);
+	else
+		reply_empty(r, 204);
+}
