@@ -287,7 +287,7 @@ static int wake(struct sandbox *s, const int64_t *timeout_s, struct wake_result 
 	if (rc)
 		return rc;
 	vm_end(s); /* what is left of one that died */
-	/* For others it sleeps until it answers; its end until then is no news. */
+	/* For others it sleeps until it answers. */
 	sandbox_set_status(s, SANDBOX_HIBERNATED);
 	rc = vm_spawn(s, e);
 	if (!rc)

@@ -40,10 +40,8 @@ static int power_cycle(struct sandbox *s, struct err *e)
 	settle_guest(s);
 	vm_end(s);
 	rc = vm_spawn(s, e);
-	if (!rc) {
-		vm_expect_end(s);
+	if (!rc)
 		rc = vm_boot(s, &disk, e);
-	}
 	if (!rc)
 		rc = sandbox_finish_boot(s, e);
 	vm_disk_fini(&disk);

@@ -36,10 +36,8 @@ static int boot_cold(struct sandbox *s, struct err *e)
 	vm_end(s);
 	if (!rc) {
 		rc = vm_spawn(s, e);
-		if (!rc) {
-			vm_expect_end(s);
+		if (!rc)
 			rc = vm_boot(s, &disk, e);
-		}
 		vm_disk_fini(&disk);
 	}
 	if (!rc)

@@ -201,7 +201,8 @@ static const struct vmm_client_ops ops = {.on_event = on_event, .on_close = on_c
 /**
  * vm_spawn() - Start a VMM process for a sandbox that has none
  *
- * It waits to be told what to be (machine.c). vm_kill() is due, also after a failure.
+ * It waits to be told what to be (machine.c). vm_kill() is due, also after a failure. Its end
+ * is its maker's affair alone until sandbox_go_live().
  *
  * Return: 0 or -errno
  */
@@ -226,7 +227,7 @@ int vm_spawn(struct sandbox *s, struct err *e)
 	s->vm.pid = pid;
 	s->vm.pidfd = pidfd;
 	s->vm.ours = true;
-	s->vm.expected = false;
+	s->vm.expected = true;
 	s->vm.closed_ms = 0;
 	s->exit_reason[0] = '\0';
 	s->exit_orderly = s->ready = false;
