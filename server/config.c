@@ -301,8 +301,7 @@ static int fill_defaults(struct config *c, struct err *e)
 	if (!c->state)
 		c->state = default_state();
 	if (!c->state || fill_beside(&c->kernel, dir, "kernel") ||
-	    fill_beside(&c->vmm, dir, "dormouse-vmm") ||
-	    (!c->tools && !(c->tools = strdup(dir))))
+	    fill_beside(&c->vmm, dir, "dormouse-vmm") || (!c->tools && !(c->tools = strdup(dir))))
 		rc = -ENOMEM;
 	if (!rc && !c->images.n && !c->image_dirs.n)
 		rc = list_add(&c->image_dirs, dir);
