@@ -26,6 +26,62 @@ const run = (sandbox, what, command, expected) => step(what, async () => {
 	return [stdout, stdout];
 });
 
+// A process that counts, to see what becomes of processes. It writes the count to a file, replaced at once.
+const COUNTER = `nohup sh -c 'i=0; while sleep 0.1; do i=$((i + 1)); echo $i > n.new; mv n.new n; done' >/dev/null 2>&1 &`;
+
+// Its next count after n: it must be alive for that.
+async function countAfter(sandbox, n) {
+	const command = `until [ "$(cat n)" -gt ${n} ]; do sleep 0.1; done 2>/dev/null; cat n`;
+	const { exitCode, stdout } = await sandbox.exec.run(command, { timeout: 100 });
+	assert.equal(exitCode, 0, `the counter stands still at ${n}`);
+	return Number(stdout);
+}
+
+const countsOn = (what, sandbox, before, work) => step(what, async () => {
+	await work();
+	const now = await countAfter(sandbox, before);
+	return [now, `the counter goes on: ${before}, ${now}`];
+});
+
+async function ready(sandbox, id) {
+	for (;;) {
+		const checkpoint = (await sandbox.listCheckpoints()).find((c) => c.id === id);
+		assert.notEqual(checkpoint.status, 'failed', checkpoint.errorMsg);
+		if (checkpoint.status === 'ready')
+			return checkpoint;
+		await new Promise((done) => { setTimeout(done, 100); });
+	}
+}
+
+async function timeTravel(sandbox) {
+	await run(sandbox, 'start a counter', `${COUNTER} echo counting`, /^counting\n$/);
+	const first = await countAfter(sandbox, 0);
+	const { id } = await step('checkpoint, while it counts', async () => {
+		const made = await sandbox.createCheckpoint('counting');
+		return [made, `${made.id.slice(0, 8)} ${made.status}`];
+	});
+	await step('until it is written', async () => {
+		const { status, sizeBytes } = await ready(sandbox, id);
+		return [null, `${id.slice(0, 8)} ${status}, ${(sizeBytes / 2 ** 20).toFixed(0)} MiB`];
+	});
+	const fork = await step('fork it', async () => {
+		const made = await Sandbox.createFromCheckpoint(id);
+		return [made, `${made.sandboxId} ${made.status}`];
+	});
+	try {
+		await countsOn('in the fork', fork, first, async () => {});
+	} finally {
+		await fork.kill();
+	}
+	await run(sandbox, 'an accident', 'pkill -f "[i]=0; while"; rm -rv n', /removed/);
+	const last = await countsOn('restore, in place', sandbox, first, () => sandbox.restoreCheckpoint(id));
+	await step('hibernate', async () => {
+		await sandbox.hibernate();
+		return [null, sandbox.status];
+	});
+	await countsOn('wake', sandbox, last, () => sandbox.wake());
+}
+
 const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex');
 
 console.log(`@opencomputer/sdk ${version}, Node.js ${process.version}, ${process.env.OPENCOMPUTER_API_URL}\n`);
@@ -59,6 +115,8 @@ try {
 		assert.equal(back, expected);
 		return [null, `SHA-256 ${back.slice(0, 32)}... back, equal`];
 	});
+
+	await timeTravel(sandbox);
 } finally {
 	await step('kill', async () => {
 		await sandbox.kill();
