@@ -259,10 +259,10 @@ test:
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)
 
-.PHONY: images kernel lab-kernel image-mini image-base
+.PHONY: images kernel lab-kernel image-mini image-base image-docker
 images: $(B)/dormouse-agent
-	@$(ARTIFACTS) kernel image-mini image-base
-image-mini image-base: $(B)/dormouse-agent
+	@$(ARTIFACTS) kernel image-mini image-base image-docker
+image-mini image-base image-docker: $(B)/dormouse-agent
 	@$(ARTIFACTS) $@
 kernel lab-kernel:
 	@$(ARTIFACTS) $@

@@ -14,6 +14,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import docker  # noqa: E402
 from vmm import BUILD, COMMAND_S, HANG_S, TOP, Control, Ended, Vmm, VmmError, artifact  # noqa: E402
 
 CASES = {}
@@ -523,6 +524,11 @@ def twenty_sandboxes():
         assert len(server.curl("GET", "/api/sandboxes")) == 20
         list(pool.map(lambda s: server.curl("DELETE", f"/api/sandboxes/{s[1]}"), sandboxes))
         assert server.curl("GET", "/api/sandboxes") == []
+
+
+case("Docker runs containers: overlayfs, cgroup v2, a bridge, a published port")(docker.docker_runs)
+case("a FUSE file system is mounted, written to and unmounted")(docker.fuse_mounts)
+case("WireGuard carries pings between two network namespaces")(docker.wireguard_pings)
 
 
 def main():
