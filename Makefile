@@ -195,9 +195,14 @@ $(B)/test/kvm-cold: $(B)/obj/tests/kvm/cold/main.o $(B)/obj/tests/kvm/harness.o 
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
 
+$(B)/test/kvm-time: $(B)/obj/tests/kvm/time/main.o $(B)/obj/tests/kvm/harness.o $(call arch,obj,lib)
+	@mkdir -p $(@D)
+	$(CC) $(LDREL) -o $@ $^ $(libs_json) -lpthread
+
+KVM_TESTS := $(addprefix $(B)/test/,kvm kvm-state kvm-travel kvm-cold kvm-time)
 .PHONY: kvm
-kvm: $(B)/test/kvm $(B)/test/kvm-state $(B)/test/kvm-travel $(B)/test/kvm-cold $(GUESTS) $(B)/dormouse-vmm $(B)/dormouse-ram
-	@tests/run tap kvm sh -c 'rc=0; for t in $(B)/test/kvm $(B)/test/kvm-state $(B)/test/kvm-travel $(B)/test/kvm-cold; do $$t || rc=1; done; exit $$rc'
+kvm: $(KVM_TESTS) $(GUESTS) $(B)/dormouse-vmm $(B)/dormouse-ram
+	@tests/run tap kvm sh -c 'rc=0; for t in $(KVM_TESTS); do $$t || rc=1; done; exit $$rc'
 
 # --- speed promises, on the native /dev/kvm (docs/benchmarks.md); BENCH=options of dormouse-bench ---
 .PHONY: bench
@@ -225,7 +230,7 @@ $(B)/test/vm-guest: $(B)/obj/tests/vm/guest.o $(call arch,obj,lib)
 .PHONY: lab vm bench-lab
 lab: $(B)/test/lab-ring0
 	@tests/run tap lab tests/lab/run
-vm: $(PROGRAMS) $(B)/test/vm-guest
+vm: $(PROGRAMS) $(B)/test/vm-guest $(B)/test/kvm-time $(B)/guests/timer.elf
 	@tests/run tap vm tests/vm/run
 bench-lab: $(PROGRAMS)
 	@rc=0; tests/bench/boot || rc=1; tests/bench/travel || rc=1; exit $$rc

@@ -27,7 +27,9 @@
 #define TAG_VCPU STATE_TAG('V', 'C', 'P', 'U')
 #define TAG_TIME STATE_TAG('T', 'I', 'M', 'E')
 
-#define MSR_TSC	  0x10u
+#define MSR_TSC		 0x10u
+#define MSR_TSC_DEADLINE 0x6e0u
+
 #define MAX_MSRS  1024u
 #define MAX_XSAVE (64u << 10)
 #define MIN_XSAVE 4096u
@@ -330,6 +332,14 @@ static void msrs_write(struct vcpu *v, struct state_io *io, struct msr_work *w)
 	}
 }
 
+static uint64_t msr_value(const struct msr_work *w, uint32_t index)
+{
+	for (uint32_t i = 0; i < w->n; i++)
+		if (w->msrs[i].index == index)
+			return w->msrs[i].data;
+	return 0;
+}
+
 static void msrs_transfer(struct vcpu *v, struct state_io *io, struct msr_work *w)
 {
 	int rc = state_restoring(io) ? 0 : msrs_read(v, w);
@@ -348,6 +358,7 @@ static void msrs_transfer(struct vcpu *v, struct state_io *io, struct msr_work *
 	}
 	if (!state_restoring(io) || !state_ok(io))
 		return;
+	v->held_deadline = msr_value(w, MSR_TSC_DEADLINE);
 	msrs_write(v, io, w);
 	if (state_ok(io))
 		remember_msrs(v->vm, w);
@@ -471,16 +482,30 @@ static void clock_state(struct vm *vm, struct state_io *io)
 	state_end(io);
 }
 
+/*
+ * KVM turns a deadline into a time when it is written, by the TSC of that moment, and takes no
+ * notice of a TSC that is set later: the timer would be late by all the time that the guest has
+ * been up.
+ */
+static int resume_vcpu_time(struct vcpu *v, struct err *e)
+{
+	if (!msr_access(v, KVM_SET_MSRS, MSR_TSC, &v->held_tsc))
+		return err_set(e, -EIO, "KVM refuses the TSC of vCPU %u", v->index);
+	if (v->held_deadline && !msr_access(v, KVM_SET_MSRS, MSR_TSC_DEADLINE, &v->held_deadline))
+		return err_set(e, -EIO, "KVM refuses the timer of vCPU %u", v->index);
+	return 0;
+}
+
 int vm_state_arch_resume_time(struct vm *vm, struct err *e)
 {
 	struct kvm_clock_data c = {.clock = vm->held_clock_ns};
+	int rc = 0;
 
 	if (ioctl(vm->vm_fd, KVM_SET_CLOCK, &c) < 0)
 		return err_sys(e, -errno, "setting the VM's clock");
-	for (unsigned int i = 0; i < vm->vcpus_n; i++)
-		if (!msr_access(&vm->vcpus[i], KVM_SET_MSRS, MSR_TSC, &vm->vcpus[i].held_tsc))
-			return err_set(e, -EIO, "KVM refuses the TSC of vCPU %u", i);
-	return 0;
+	for (unsigned int i = 0; i < vm->vcpus_n && !rc; i++)
+		rc = resume_vcpu_time(&vm->vcpus[i], e);
+	return rc;
 }
 
 /* --- all ------------------------------------------------------------------------------------ */

@@ -141,6 +141,8 @@ struct vcpu {
 	struct exit_counts exits;
 	uint64_t held_tsc; /* while vm->time_held */
 	uint32_t held_tsc_khz;
+	uint64_t
+	    held_deadline; /* of a restored machine: the TSC at which its timer fires; 0: none */
 };
 
 struct vm {
