@@ -79,14 +79,22 @@ static int spawn_attributes(posix_spawnattr_t *attr)
 
 static int spawn_child(const struct vmm_spawn *s, int listen_fd, pid_t *pid)
 {
-	char *argv[] = {(char *)s->program, "--socket-fd",	    "3",
-			"--socket",	    (char *)s->socket_path, NULL};
+	char parent[16];
+	char *argv[] = {(char *)s->program,
+			"--socket-fd",
+			"3",
+			"--socket",
+			(char *)s->socket_path,
+			s->with_parent ? "--parent" : NULL,
+			parent,
+			NULL};
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
 	int rc = posix_spawn_file_actions_init(&fa);
 
 	if (rc)
 		return -rc;
+	snprintf(parent, sizeof(parent), "%d", (int)getpid());
 	rc = posix_spawnattr_init(&attr);
 	if (!rc) {
 		rc = spawn_actions(&fa, s, listen_fd);

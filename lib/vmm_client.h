@@ -15,6 +15,7 @@
 #define LIB_VMM_CLIENT_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "lib/err.h"
@@ -23,14 +24,15 @@ struct vmm_spawn {
 	const char *program;	 /* path of dormouse-vmm */
 	const char *socket_path; /* where it is to listen */
 	const char *log_path;	 /* appended to; NULL: inherits stderr */
+	bool with_parent;	 /* killed when the calling thread ends; for tests and tools */
 };
 
 /**
  * vmm_client_spawn() - Start a VMM process
  *
- * It runs in a session of its own and survives the caller. The socket is made here and
- * handed over, so that vmm_client_connect() works at once. No other descriptor
- * is inherited. The caller reaps the process: waitid(P_PIDFD, *pidfd).
+ * It runs in a session of its own and survives the caller, but for with_parent. The socket is made
+ * here and handed over, so that vmm_client_connect() works at once. No other descriptor is
+ * inherited. The caller reaps the process: waitid(P_PIDFD, *pidfd).
  *
  * @s:		Borrowed for the call
  * @pid:	Set to the process id

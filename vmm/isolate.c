@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -52,4 +53,12 @@ int isolate_start(int keep_fd, struct err *e)
 		return err_sys(e, -errno, "PR_SET_DUMPABLE");
 	umask(0077);
 	return 0;
+}
+
+int isolate_with_parent(pid_t parent)
+{
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return -errno;
+	/* It may have ended before that. */
+	return getppid() == parent ? 0 : -ESRCH;
 }

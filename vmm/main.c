@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -41,6 +42,7 @@ static const char usage[] =
     "  --socket PATH      listen there; JSON lines, see docs/vmm.md\n"
     "  --socket-fd N      PATH is bound already, and is descriptor N\n"
     "  --stay             do not end with the machine\n"
+    "  --parent PID       end when PID ends, which has started this process\n"
     "  --log FILE         log there in place of stderr\n"
     "  --log-level LEVEL  debug, info, warn or error (default: info)\n"
     "\n"
@@ -52,6 +54,7 @@ static const char usage[] =
 struct options {
 	const char *socket, *log;
 	int socket_fd;
+	pid_t parent; /* 0: nobody in particular */
 	bool stay;
 	enum log_level level;
 };
@@ -217,12 +220,12 @@ static int parse_level(const char *text, enum log_level *out)
 	return -EINVAL;
 }
 
-static int parse_fd(const char *text, int *out)
+static int parse_number(const char *text, int min, int max, int *out)
 {
 	char *end;
 	long v = strtol(text, &end, 10);
 
-	if (end == text || *end || v < 3 || v > 1 << 20)
+	if (end == text || *end || v < min || v > max)
 		return -EINVAL;
 	*out = (int)v;
 	return 0;
@@ -232,10 +235,15 @@ static int parse_fd(const char *text, int *out)
 static int parse_options(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = {
-	    {"socket", required_argument, NULL, 's'}, {"socket-fd", required_argument, NULL, 'f'},
-	    {"log", required_argument, NULL, 'l'},    {"log-level", required_argument, NULL, 'L'},
-	    {"stay", no_argument, NULL, 'S'},	      {"help", no_argument, NULL, 'h'},
-	    {"version", no_argument, NULL, 'V'},      {NULL, 0, NULL, 0},
+	    {"socket", required_argument, NULL, 's'},
+	    {"socket-fd", required_argument, NULL, 'f'},
+	    {"log", required_argument, NULL, 'l'},
+	    {"log-level", required_argument, NULL, 'L'},
+	    {"stay", no_argument, NULL, 'S'},
+	    {"help", no_argument, NULL, 'h'},
+	    {"parent", required_argument, NULL, 'p'},
+	    {"version", no_argument, NULL, 'V'},
+	    {NULL, 0, NULL, 0},
 	};
 	int c, rc = 0;
 
@@ -243,7 +251,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 		if (c == 's')
 			o->socket = optarg;
 		else if (c == 'f')
-			rc = parse_fd(optarg, &o->socket_fd);
+			rc = parse_number(optarg, 3, 1 << 20, &o->socket_fd);
+		else if (c == 'p')
+			rc = parse_number(optarg, 2, INT_MAX, &o->parent);
 		else if (c == 'l')
 			o->log = optarg;
 		else if (c == 'L')
@@ -288,6 +298,8 @@ static int run_controlled(int argc, char **argv)
 
 	if (rc)
 		return rc > 0 ? 0 : VM_EXIT_USAGE;
+	if (o.parent && isolate_with_parent(o.parent))
+		return VM_EXIT_USAGE;
 	rc = isolate_start(o.socket_fd, &e);
 	if (!rc && open_log(&o))
 		return VM_EXIT_USAGE;

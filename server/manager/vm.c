@@ -211,7 +211,8 @@ int vm_spawn(struct sandbox *s, struct err *e)
 	cleanup_free char *socket_path = sandbox_path(s, "vmm.sock");
 	cleanup_free char *log_path = sandbox_path(s, "vmm.log");
 	cleanup_free char *vsock_path = sandbox_path(s, "vsock.sock");
-	struct vmm_spawn spawn = {s->m->config->vmm, socket_path, log_path};
+	struct vmm_spawn spawn = {
+	    .program = s->m->config->vmm, .socket_path = socket_path, .log_path = log_path};
 	struct vmm_client *client;
 	int rc, pidfd;
 	pid_t pid;

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -60,7 +61,8 @@ void machine_connect(struct machine *m)
 
 void machine_start(struct machine *m)
 {
-	struct vmm_spawn s = {.program = "build/dormouse-vmm", .socket_path = m->socket};
+	struct vmm_spawn s = {
+	    .program = "build/dormouse-vmm", .socket_path = m->socket, .with_parent = true};
 	char log[96];
 	struct err e;
 
@@ -216,6 +218,8 @@ int run_tests(const struct test *tests, int n, const char *skip)
 		}
 		pid = fork();
 		if (pid == 0) {
+			/* Nor does a test outlive the run, or a VMM its test. */
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			tests[i].run();
 			exit(0);
 		}

@@ -6,7 +6,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "lib/fd.h"
@@ -405,6 +409,33 @@ static void nothing_is_inherited(void)
 	machine_cleanup(&m);
 }
 
+/* A test or tool that is killed leaves no VMM behind. */
+static void ends_with_its_parent(void)
+{
+	struct pollfd p = {.events = POLLIN};
+	struct machine m;
+	int fds[2], pid;
+	pid_t parent;
+
+	check(pipe2(fds, O_CLOEXEC) == 0, "pipe");
+	parent = fork();
+	check(parent >= 0, "fork");
+	if (!parent) {
+		machine_start(&m);
+		pid = m.pid;
+		if (write(fds[1], &pid, sizeof(pid)) == sizeof(pid))
+			pause();
+		_exit(1);
+	}
+	check(read(fds[0], &pid, sizeof(pid)) == sizeof(pid), "the pid of its VMM");
+	p.fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	check(p.fd >= 0, "pidfd");
+	check(poll(&p, 1, 0) == 0, "it ended too early");
+	kill(parent, SIGKILL);
+	check(poll(&p, 1, WAIT_MS) == 1, "it outlives its parent");
+	waitpid(parent, NULL, 0);
+}
+
 static const struct test tests[] = {
     {"a guest says hello and powers off", hello},
     {"one command runs a guest in the foreground", run_in_the_foreground},
@@ -425,6 +456,7 @@ static const struct test tests[] = {
     {"machines outlive their controllers", controllers_come_and_go},
     {"the process has at most 2 MiB of its own", the_process_is_small},
     {"nothing is inherited", nothing_is_inherited},
+    {"a VMM that is started for it ends with its parent", ends_with_its_parent},
 };
 
 int main(void)

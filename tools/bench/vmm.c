@@ -20,7 +20,8 @@
 int vmm_start(struct vmm *v, const char *program, const char *dir, struct err *e)
 {
 	char own[sizeof(v->dir)], log[200];
-	struct vmm_spawn s = {.program = program, .socket_path = v->socket, .log_path = log};
+	struct vmm_spawn s = {
+	    .program = program, .socket_path = v->socket, .log_path = log, .with_parent = true};
 
 	snprintf(own, sizeof(own), "%s", dir); /* it may be v->dir */
 	*v = (struct vmm){.fd = -1, .pidfd = -1};
