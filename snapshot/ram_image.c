@@ -164,10 +164,11 @@ void ram_image_close(struct ram_image *img)
 	img->path = NULL;
 }
 
-int ram_image_map(const struct ram_image *img, void *at, struct err *e)
+int ram_image_map(const struct ram_image *img, void *at, bool vacant, struct err *e)
 {
+	int fixed = vacant ? MAP_FIXED_NOREPLACE : MAP_FIXED;
 	void *p = mmap(at, img->ram_bytes, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, img->fd, 0);
+		       MAP_PRIVATE | MAP_NORESERVE | fixed, img->fd, 0);
 
 	return p == MAP_FAILED ? err_sys(e, -errno, "mapping memory image %s", img->path) : 0;
 }

@@ -89,10 +89,12 @@ void ram_image_close(struct ram_image *img);
 /**
  * ram_image_map() - Put the image's pages over the @img->ram_bytes of memory at @at
  *
+ * @vacant:	Nothing is mapped there: then it fails if something is
+ *
  * Private: writing changes nobody else's memory and no file. Whatever is mapped there is replaced
  * at once or, after a failure, left alone. The mapping outlives the image.
  */
-int ram_image_map(const struct ram_image *img, void *at, struct err *e);
+int ram_image_map(const struct ram_image *img, void *at, bool vacant, struct err *e);
 
 /* Read all of it and compare the checksums. Return: 0; -EIO names the chunk that is damaged. */
 int ram_image_verify(const struct ram_image *img, struct err *e);

@@ -18,9 +18,9 @@ int config_from_json(json_t *body, struct vm_config *out, struct err *e);
 
 /*
  * Bodies of other requests, as config_from_json(). What they fill must be released, after a
- * failure too: vm_config_fini(), vm_saved_fini(), vm_checkpoint_config_fini().
+ * failure too: vm_config_fini(), vm_saved_fini(), vm_ends_fini(), vm_checkpoint_config_fini().
  */
-int config_shape_from_json(json_t *body, struct vm_shape *out, struct err *e);
+int config_shell_from_json(json_t *body, struct vm_shape *out, struct vm_ends *ends, struct err *e);
 int config_restore_from_json(json_t *body, struct vm_config *c, struct vm_saved *s, bool *resume,
 			     struct err *e);
 /* @c: only its disks */

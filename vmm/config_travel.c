@@ -63,8 +63,9 @@ int config_rollback_from_json(json_t *obj, struct vm_config *c, struct vm_saved 
 struct prepare_body {
 	json_int_t id;
 	const char *op;
-	int64_t cpus, memory_mib, disks;
+	int64_t cpus, memory_mib, disks, vsock_cid;
 	bool vsock;
+	const char *vsock_path, *console;
 };
 
 static const struct json_field prepare_fields[] = {
@@ -75,13 +76,33 @@ static const struct json_field prepare_fields[] = {
 	       .max = VM_MEMORY_MAX_MIB),
     JSON_FIELD(struct prepare_body, disks, "disks", JSON_F_INT, .min = 0, .max = VM_MAX_DISKS),
     JSON_FIELD(struct prepare_body, vsock, "vsock", JSON_F_BOOL),
+    JSON_FIELD(struct prepare_body, vsock_path, "vsock_path", JSON_F_STRING,
+	       .flags = JSON_NONEMPTY),
+    JSON_FIELD(struct prepare_body, vsock_cid, "vsock_cid", JSON_F_INT, .min = 3,
+	       .max = UINT32_MAX - 1),
+    JSON_FIELD(struct prepare_body, console, "console", JSON_F_STRING, .flags = JSON_NONEMPTY),
 };
 
-int config_shape_from_json(json_t *obj, struct vm_shape *out, struct err *e)
+static int read_ends(const struct prepare_body *b, struct vm_ends *ends, struct err *e)
 {
-	struct prepare_body b = {.cpus = 1, .memory_mib = 512};
+	int rc = b->console ? config_copy(&ends->console, b->console, e) : 0;
+
+	if (rc || !b->vsock_path)
+		return rc;
+	if (!b->vsock)
+		return err_set(e, -EINVAL, "vsock_path: without vsock");
+	ends->vsock_cid = (uint32_t)b->vsock_cid;
+	return config_copy(&ends->vsock_path, b->vsock_path, e);
+}
+
+int config_shell_from_json(json_t *obj, struct vm_shape *out, struct vm_ends *ends, struct err *e)
+{
+	struct prepare_body b = {.cpus = 1, .memory_mib = 512, .vsock_cid = 3};
 	int rc = CONFIG_BIND(obj, prepare_fields, &b, e);
 
+	*ends = (struct vm_ends){0};
+	if (!rc)
+		rc = read_ends(&b, ends, e);
 	if (rc)
 		return rc;
 	if (b.memory_mib % VM_MEMORY_STEP_MIB)

@@ -34,7 +34,8 @@ static struct memory_use memory_use(const struct vm *vm)
 		return use;
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			in_ram = vm->ram && start >= ram && end <= ram + vm->ram_bytes;
+			/* With what a rollback has left there. */
+			in_ram = vm->ram && start >= ram && end <= ram + 2 * vm->ram_bytes;
 		else if (in_ram && sscanf(line, "Rss: %lu kB", &kib) == 1)
 			use.resident_kib += kib;
 		else if (!in_ram && (sscanf(line, "Private_Clean: %lu kB", &kib) == 1 ||

@@ -103,7 +103,7 @@ static int bind_device(struct vm *vm, unsigned int i)
 {
 	struct device *d = devices_get(vm->devices, i);
 	uint64_t gpa = LAYOUT_VIRTIO + (uint64_t)i * DEVICE_MMIO_BYTES;
-	int rc = bind_irq(vm, device_irq_fd(d), LAYOUT_IRQ_VIRTIO + i);
+	int rc = 0;
 
 	for (unsigned int q = 0; q < device_queue_count(d) && !rc; q++)
 		rc = bind_write(vm, device_notify_fd(d, q), gpa + DEVICE_MMIO_NOTIFY, q);
@@ -114,11 +114,25 @@ static int bind_device(struct vm *vm, unsigned int i)
 
 static int bind_devices(struct vm *vm, struct err *e)
 {
-	int rc = bind_irq(vm, vm->vmgenid_irq_fd, LAYOUT_IRQ_VMGENID);
+	int rc = 0;
 
 	for (unsigned int i = 0; i < devices_count(vm->devices) && !rc; i++)
 		rc = bind_device(vm, i);
 	return rc ? err_sys(e, rc, "binding the devices to the VM") : 0;
+}
+
+int kvm_bind_irqs(struct vm *vm, struct err *e)
+{
+	int rc = 0;
+
+	if (vm->irqs_bound)
+		return 0;
+	vm->irqs_bound = true;
+	kvm_arch_update_routes(vm);
+	for (unsigned int i = 0; i < devices_count(vm->devices) && !rc; i++)
+		rc =
+		    bind_irq(vm, device_irq_fd(devices_get(vm->devices, i)), LAYOUT_IRQ_VIRTIO + i);
+	return rc ? err_sys(e, rc, "binding interrupts to the VM") : 0;
 }
 
 static int create_vcpu(struct vm *vm, unsigned int index, struct err *e)
@@ -174,8 +188,11 @@ void kvm_destroy(struct vm *vm)
 		if (v->run)
 			munmap(v->run, v->run_bytes);
 		v->run = NULL;
+		free(v->cpuid);
+		v->cpuid = NULL;
 		fd_close(&v->fd);
 	}
 	vm->vcpus_n = 0;
+	vm->irqs_bound = false;
 	fd_close(&vm->vm_fd);
 }

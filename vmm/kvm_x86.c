@@ -80,7 +80,7 @@ void kvm_arch_update_routes(struct vm *vm)
 				 LAYOUT_IRQ_PINS_MAX * sizeof(struct kvm_irq_routing_entry)] = {0};
 	struct kvm_irq_routing *table = (struct kvm_irq_routing *)room;
 
-	if (vm->vm_fd < 0)
+	if (!vm->irqs_bound)
 		return;
 	for (unsigned int pin = 0; pin < vm->ioapic.pins; pin++) {
 		struct ioapic_msi msi;
@@ -97,17 +97,37 @@ void kvm_arch_update_routes(struct vm *vm)
 		log_guest("KVM refuses the guest's interrupt routes: %s", strerror(errno));
 }
 
+void kvm_arch_interrupt(struct vm *vm, uint32_t pin)
+{
+	struct ioapic_msi route;
+	struct kvm_msi msi;
+
+	if (!ioapic_route(&vm->ioapic, pin, &route))
+		return;
+	msi = (struct kvm_msi){.address_lo = (uint32_t)route.address, .data = route.data};
+	if (ioctl(vm->vm_fd, KVM_SIGNAL_MSI, &msi) < 0)
+		log_error("interrupt %u: %s", pin, strerror(errno));
+}
+
+int kvm_arch_set_cpuid(struct vcpu *v)
+{
+	if (ioctl(v->fd, KVM_SET_CPUID2, v->cpuid) < 0)
+		return -errno;
+	v->cpuid->nent = CPUID_MAX_ENTRIES;
+	return ioctl(v->fd, KVM_GET_CPUID2, v->cpuid) < 0 ? -errno : 0;
+}
+
 static int set_cpuid(struct vcpu *v, struct err *e)
 {
-	cleanup_free struct kvm_cpuid2 *cpuid = malloc(CPUID_BYTES);
 	int rc;
 
-	if (!cpuid)
+	v->cpuid = malloc(CPUID_BYTES);
+	if (!v->cpuid)
 		return err_set(e, -ENOMEM, "out of memory");
 	rc = cpuid_for_vcpu(v->vm->cpuid, v->index, v->vm->shape.cpus, v->vm->config.host_cpu,
-			    cpuid);
-	if (!rc && ioctl(v->fd, KVM_SET_CPUID2, cpuid) < 0)
-		rc = -errno;
+			    v->cpuid);
+	if (!rc)
+		rc = kvm_arch_set_cpuid(v);
 	return rc ? err_sys(e, rc, "setting the CPUID of vCPU %u", v->index) : 0;
 }
 
@@ -156,17 +176,18 @@ static struct kvm_segment segment(uint16_t selector, uint8_t type, bool code)
  */
 static void set_tsc_rate(struct vcpu *v)
 {
+	int khz;
+
 	if (ioctl(v->fd, KVM_SET_TSC_KHZ, 0ul) < 0)
 		log_warn("vCPU %u: setting the TSC's rate: %s", v->index, strerror(errno));
+	khz = ioctl(v->fd, KVM_GET_TSC_KHZ, 0);
+	v->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
 }
 
 int kvm_arch_vcpu_init(struct vcpu *v, struct err *e)
 {
-	int rc;
-
 	set_tsc_rate(v);
-	rc = set_cpuid(v, e);
-	return rc ? rc : set_msrs(v, e);
+	return set_cpuid(v, e);
 }
 
 /* The state that the 64-bit boot protocol asks for; boot_x86.c wrote the tables. */
@@ -182,6 +203,12 @@ int kvm_arch_boot_state(struct vm *vm, struct err *e)
 	};
 	struct kvm_sregs s;
 
+	for (unsigned int i = 0; i < vm->vcpus_n; i++) {
+		int rc = set_msrs(&vm->vcpus[i], e);
+
+		if (rc)
+			return rc;
+	}
 	if (ioctl(v->fd, KVM_GET_SREGS, &s) < 0)
 		return err_sys(e, -errno, "reading the registers of vCPU 0");
 	s.cs = segment(0x10, 0xb, true);

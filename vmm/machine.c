@@ -54,6 +54,8 @@ int machine_configure(struct vm *vm, struct vm_config *c, struct err *e)
 	*c = (struct vm_config){0};
 	rc = make_shape(vm, &shape, e);
 	if (!rc)
+		rc = memory_clear(vm, e);
+	if (!rc)
 		rc = make_kernel(vm, e);
 	if (!rc)
 		rc = make_files(vm, e);
@@ -64,7 +66,8 @@ int machine_configure(struct vm *vm, struct vm_config *c, struct err *e)
 	return rc;
 }
 
-int machine_prepare(struct vm *vm, const struct vm_shape *shape, struct err *e)
+int machine_prepare(struct vm *vm, const struct vm_shape *shape, const struct vm_ends *ends,
+		    struct err *e)
 {
 	int rc;
 
@@ -75,6 +78,8 @@ int machine_prepare(struct vm *vm, const struct vm_shape *shape, struct err *e)
 			       vm_state_name(vm->state));
 	machine_forget(vm);
 	rc = make_shape(vm, shape, e);
+	if (!rc)
+		rc = make_ends(vm, ends, e);
 	if (!rc) {
 		platform_reset(vm);
 		rc = make_kvm(vm, e);
@@ -135,6 +140,8 @@ static int start(struct vm *vm, struct err *e)
 	if (rc)
 		return rc;
 	rc = kvm_arch_boot_state(vm, e);
+	if (!rc)
+		rc = kvm_bind_irqs(vm, e);
 	if (rc) {
 		unmake_kvm(vm);
 		return rc;
@@ -209,7 +216,7 @@ int machine_resume(struct vm *vm, struct err *e)
 	vm->time_held = false;
 	vm->state = VM_RUNNING;
 	vcpus_release(vm);
-	return 0;
+	return kvm_bind_irqs(vm, e);
 }
 
 void machine_end(struct vm *vm, const char *reason, int code, const char *message)
@@ -337,7 +344,6 @@ int vm_init(struct vm *vm, struct err *e)
 	    .vm_fd = -1,
 	    .kernel_fd = -1,
 	    .request_fd = -1,
-	    .vmgenid_irq_fd = -1,
 	    .image = RAM_IMAGE_CLOSED,
 	};
 	pthread_mutex_init(&vm->lock, NULL);

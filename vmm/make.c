@@ -5,6 +5,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "lib/fd.h"
@@ -127,20 +129,71 @@ void make_use_disks(struct vm *vm)
 				vm->disks[i] && vm->disks[i]->read_only);
 }
 
-int make_files(struct vm *vm, struct err *e)
+void vm_ends_fini(struct vm_ends *ends)
+{
+	free(ends->console);
+	free(ends->vsock_path);
+	*ends = (struct vm_ends){0};
+}
+
+static int make_console(struct vm *vm, const char *path, struct err *e)
+{
+	int rc;
+
+	if (vm->ends.console) {
+		if (path && !strcmp(path, vm->ends.console))
+			return 0;
+		return err_set(e, -EINVAL, "console: that of the shell is %s", vm->ends.console);
+	}
+	rc = console_open(vm->console, path, e);
+	if (rc || !path)
+		return rc;
+	vm->ends.console = strdup(path);
+	return vm->ends.console ? 0 : err_set(e, -ENOMEM, "out of memory");
+}
+
+static int make_vsock(struct vm *vm, uint32_t cid, const char *path, struct err *e)
 {
 	struct device *vsock = devices_find(vm->devices, DEVICE_VSOCK);
-	int rc = console_open(vm->console, vm->config.console, e);
+	int rc;
+
+	if (vm->ends.vsock_path) {
+		if (path && !strcmp(path, vm->ends.vsock_path) && cid == vm->ends.vsock_cid)
+			return 0;
+		return err_set(e, -EINVAL, "vsock: that of the shell is %s, context id %u",
+			       vm->ends.vsock_path, vm->ends.vsock_cid);
+	}
+	if (!path)
+		return 0;
+	if (!vsock)
+		return err_set(e, -EINVAL, "vsock: there is no such device in the shell");
+	rc = device_set_vsock(vsock, cid, path, e);
+	if (rc)
+		return err_wrap(e, rc, "vsock");
+	vm->ends.vsock_cid = cid;
+	vm->ends.vsock_path = strdup(path);
+	return vm->ends.vsock_path ? 0 : err_set(e, -ENOMEM, "out of memory");
+}
+
+int make_ends(struct vm *vm, const struct vm_ends *want, struct err *e)
+{
+	int rc = make_console(vm, want->console, e);
+
+	return rc ? rc : make_vsock(vm, want->vsock_cid, want->vsock_path, e);
+}
+
+int make_files(struct vm *vm, struct err *e)
+{
+	const struct vm_ends ends = {.console = vm->config.console,
+				     .vsock_path = vm->config.vsock_path,
+				     .vsock_cid = vm->config.vsock_cid};
+	int rc = make_ends(vm, &ends, e);
 
 	if (!rc)
 		rc = make_disks(vm, &vm->config, vm->disks, e);
 	if (rc)
 		return rc;
 	make_use_disks(vm);
-	if (vsock)
-		rc = device_set_vsock(vsock, vm->config.vsock_cid, vm->config.vsock_path, e);
-	if (rc)
-		return err_wrap(e, rc, "vsock");
 	if (vm->config.trace_exits && exit_trace_start(&vm->trace))
 		return err_set(e, -ENOMEM, "out of memory");
 	return 0;
@@ -183,6 +236,7 @@ void unmake(struct vm *vm)
 	console_destroy(vm->console);
 	vm->console = NULL;
 	memory_destroy(vm);
+	vm_ends_fini(&vm->ends);
 	fd_close(&vm->kernel_fd);
 	vm_config_fini(&vm->config);
 	vm->shape = (struct vm_shape){0};

@@ -1,35 +1,45 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The guest's RAM: one reserved range of private memory, taken up as it is touched. */
+/*
+ * The guest's RAM: one range of private memory, taken up as it is touched.
+ *
+ * The range is chosen first, and memory slots may be made for it while nothing is mapped there: to
+ * put a mapping in the place of another one KVM looks through all of the slot, however large and
+ * empty.
+ */
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #include "vmm/boot.h"
 #include "vmm/layout_x86.h"
 #include "vmm/vm.h"
 
 #define HUGE_PAGE_BYTES (2ull << 20)
-
-/**
- * reserve() - Reserve memory whose address is a multiple of 2 MiB
- *
- * Only then can KVM map 2 MiB of the guest with one entry of its tables.
- *
- * Return: the memory or MAP_FAILED
+/*
+ * Where RAM may be: 32 TiB that the kernel gives to nobody who does not ask for them, as it begins
+ * at the top of the address space.
  */
-static void *reserve(uint64_t bytes)
-{
-	uint8_t *p = mmap(NULL, bytes + HUGE_PAGE_BYTES, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint64_t before;
+#define AREA_START (32ull << 40)
+#define AREA_BYTES (32ull << 40)
 
-	if (p == MAP_FAILED)
-		return p;
-	before = -(uintptr_t)p % HUGE_PAGE_BYTES;
-	if (before)
-		munmap(p, before);
-	munmap(p + before + bytes, HUGE_PAGE_BYTES - before);
-	return p + before;
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+/*
+ * A random place, on 2 MiB: only then can KVM map 2 MiB of the guest with one entry of its tables.
+ * Behind RAM there is as much room again, see set_aside().
+ */
+static int choose_place(uint64_t ram_bytes, void **out)
+{
+	uint64_t n, places = (AREA_BYTES - 2 * ram_bytes) / HUGE_PAGE_BYTES;
+
+	if (getrandom(&n, sizeof(n), 0) != sizeof(n))
+		return -EIO;
+	*out = (void *)(uintptr_t)(AREA_START + n % places * HUGE_PAGE_BYTES); /* NOLINT */
+	return 0;
 }
 
 static void advise(struct vm *vm, bool huge)
@@ -52,13 +62,10 @@ int memory_create(struct vm *vm, struct err *e)
 
 	vm->ram_bytes = vm->shape.memory_mib << 20;
 	low = boot_low_bytes(vm->ram_bytes);
-	vm->ram = reserve(vm->ram_bytes);
-	if (vm->ram == MAP_FAILED) {
-		vm->ram = NULL;
-		return err_sys(e, -errno, "reserving %llu MiB of memory",
-			       (unsigned long long)vm->shape.memory_mib);
-	}
-	advise(vm, true);
+	rc = choose_place(vm->ram_bytes, &vm->ram);
+	if (rc)
+		return err_sys(e, rc, "a place for guest memory");
+	vm->ram_vacant = true;
 	rc = guest_mem_add(&vm->mem, 0, vm->ram, low);
 	if (!rc && vm->ram_bytes > low)
 		rc = guest_mem_add(&vm->mem, LAYOUT_HOLE_END, (uint8_t *)vm->ram + low,
@@ -68,38 +75,112 @@ int memory_create(struct vm *vm, struct err *e)
 
 int memory_clear(struct vm *vm, struct err *e)
 {
+	int fixed = vm->ram_vacant ? MAP_FIXED_NOREPLACE : MAP_FIXED;
+
 	loading_stop(vm);
 	vm->loaded = (struct ram_pager_progress){0};
-	if (vm->image.fd < 0)
+	if (!vm->ram_vacant && vm->image.fd < 0)
 		return madvise(vm->ram, vm->ram_bytes, MADV_DONTNEED) < 0
 			   ? err_sys(e, -errno, "clearing guest memory")
 			   : 0;
 	/* Dropping pages of an image would show the image's. */
 	if (mmap(vm->ram, vm->ram_bytes, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
-		return err_sys(e, -errno, "clearing guest memory");
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0) == MAP_FAILED)
+		return err_sys(e, -errno, "mapping %llu MiB of guest memory",
+			       (unsigned long long)vm->ram_bytes >> 20);
+	vm->ram_vacant = false;
 	ram_image_close(&vm->image);
 	advise(vm, true);
 	return 0;
 }
 
+/* --- replacing what a machine has in its memory ------------------------------------------ */
+
+static void *aside(const struct vm *vm)
+{
+	return (uint8_t *)vm->ram + vm->ram_bytes;
+}
+
+/**
+ * set_aside() - Give the guest's pages to another mapping, for memory_drop_aside() to free them
+ *
+ * Moving page tables costs a fraction of freeing pages, for which the guest would have to wait.
+ * What is left in RAM's place is the same mapping, of which nothing was touched yet.
+ *
+ * Return: false if the kernel does not do it
+ */
+static bool set_aside(struct vm *vm)
+{
+	memory_drop_wait(vm);
+	if (mremap(vm->ram, vm->ram_bytes, vm->ram_bytes,
+		   MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, aside(vm)) == MAP_FAILED)
+		return false;
+	vm->ram_aside = true;
+	return true;
+}
+
+/* Return: 0 or -errno, then the guest's memory is lost. */
+static int take_back(struct vm *vm)
+{
+	vm->ram_aside = false;
+	return mremap(aside(vm), vm->ram_bytes, vm->ram_bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+		      vm->ram) == MAP_FAILED
+		   ? -errno
+		   : 0;
+}
+
+static void *drop(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	munmap(aside(vm), vm->ram_bytes);
+	return NULL;
+}
+
+void memory_drop_aside(struct vm *vm)
+{
+	sigset_t all, old;
+
+	if (!vm->ram_aside)
+		return;
+	vm->ram_aside = false;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	vm->dropping = pthread_create(&vm->dropper, NULL, drop, vm) == 0;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!vm->dropping)
+		drop(vm);
+}
+
+void memory_drop_wait(struct vm *vm)
+{
+	if (vm->dropping)
+		pthread_join(vm->dropper, NULL);
+	vm->dropping = false;
+}
+
 int memory_map_image(struct vm *vm, struct ram_image *img, struct err *e)
 {
 	bool same = vm->image.fd >= 0 && !memcmp(vm->image.id, img->id, sizeof(img->id));
+	bool moved;
 	int rc = 0;
 
 	loading_stop(vm);
 	vm->loaded = (struct ram_pager_progress){0};
-	/* The same image: what the guest has written is dropped, and the image shows again. */
-	if (same && madvise(vm->ram, vm->ram_bytes, MADV_DONTNEED) == 0) {
+	moved = !vm->ram_vacant && set_aside(vm);
+	/* The same image: without what the guest has written, it shows again. */
+	if (same && (moved || madvise(vm->ram, vm->ram_bytes, MADV_DONTNEED) == 0)) {
 		ram_image_close(img);
 		return 0;
 	}
-	rc = ram_image_map(img, vm->ram, e);
+	rc = ram_image_map(img, vm->ram, vm->ram_vacant, e);
 	if (rc) {
 		ram_image_close(img);
+		if (moved && take_back(vm))
+			return err_wrap(e, rc, "guest memory is lost");
 		return rc;
 	}
+	vm->ram_vacant = false;
 	advise(vm, false);
 	ram_image_close(&vm->image);
 	vm->image = *img;
@@ -111,10 +192,13 @@ void memory_destroy(struct vm *vm)
 {
 	loading_stop(vm);
 	vm->loaded = (struct ram_pager_progress){0};
-	if (vm->ram)
+	memory_drop_aside(vm);
+	memory_drop_wait(vm);
+	if (vm->ram && !vm->ram_vacant)
 		munmap(vm->ram, vm->ram_bytes);
 	ram_image_close(&vm->image);
 	vm->ram = NULL;
 	vm->ram_bytes = 0;
+	vm->ram_vacant = false;
 	vm->mem = (struct guest_mem){0};
 }

@@ -91,10 +91,14 @@ static uint64_t since_request_us(const struct vm *vm)
 static int op_prepare(struct vm *vm, json_t *body, json_t *answer, struct err *e)
 {
 	struct vm_shape shape;
-	int rc = config_shape_from_json(body, &shape, e);
+	struct vm_ends ends;
+	int rc = config_shell_from_json(body, &shape, &ends, e);
 
 	(void)answer;
-	return rc ? rc : machine_prepare(vm, &shape, e);
+	if (!rc)
+		rc = machine_prepare(vm, &shape, &ends, e);
+	vm_ends_fini(&ends);
+	return rc;
 }
 
 static int op_restore(struct vm *vm, json_t *body, json_t *answer, struct err *e)

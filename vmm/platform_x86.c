@@ -8,7 +8,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -52,9 +51,6 @@ int platform_create(struct vm *vm, struct err *e)
 	if (pages == MAP_FAILED)
 		return err_sys(e, -errno, "memory for registers");
 	vm->platform_pages = pages;
-	vm->vmgenid_irq_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (vm->vmgenid_irq_fd < 0)
-		return err_sys(e, -errno, "eventfd");
 	vm->ioapic = (struct ioapic){
 	    .pins = LAYOUT_IRQ_VIRTIO, /* platform_reset() counts the devices in */
 	    .changed = routes_changed,
@@ -100,11 +96,9 @@ void platform_state(struct vm *vm, struct state_io *io)
 
 void platform_new_generation(struct vm *vm)
 {
-	uint64_t one = 1;
-
 	set_generation(vm);
-	if (write(vm->vmgenid_irq_fd, &one, sizeof(one)) < 0)
-		log_error("generation id: %s", strerror(errno));
+	/* Before the guest executes anything with the random numbers of its twin. */
+	kvm_arch_interrupt(vm, LAYOUT_IRQ_VMGENID);
 }
 
 const uint8_t *platform_generation(const struct vm *vm)
@@ -117,7 +111,6 @@ void platform_destroy(struct vm *vm)
 	if (vm->platform_pages)
 		munmap(vm->platform_pages, LAYOUT_PLATFORM_BYTES);
 	vm->platform_pages = NULL;
-	fd_close(&vm->vmgenid_irq_fd);
 }
 
 void platform_io(struct vm *vm, uint16_t port, bool write, uint8_t *data, unsigned int len_bytes)

@@ -134,7 +134,7 @@ static int ensure_shell(struct vm *vm, const struct vm_shape *shape, struct err 
 		return check_shape(vm, shape, e);
 	if (vm->state == VM_CONFIGURED)
 		machine_forget(vm);
-	return machine_prepare(vm, shape, e);
+	return machine_prepare(vm, shape, &(struct vm_ends){0}, e);
 }
 
 static int restore(struct vm *vm, struct vm_config *c, const struct vm_saved *saved, bool resume,
@@ -213,6 +213,7 @@ static int replace(struct vm *vm, struct opened *o, struct disk *disks[VM_MAX_DI
 	}
 	/* What was written to them since the last checkpoint is given up. */
 	drop_all(old);
+	memory_drop_aside(vm);
 	return rc;
 }
 

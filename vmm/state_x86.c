@@ -109,6 +109,8 @@ static void cpuid_fields(struct state_io *io, struct kvm_cpuid2 *c)
 	for (uint32_t i = 0; i < c->nent && state_ok(io); i++) {
 		struct kvm_cpuid_entry2 *l = &c->entries[i];
 
+		if (state_restoring(io))
+			*l = (struct kvm_cpuid_entry2){0};
 		state_u32(io, &l->function);
 		state_u32(io, &l->index);
 		state_u32(io, &l->flags);
@@ -156,10 +158,13 @@ bool vm_state_same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b)
 	return true;
 }
 
-/* @c: from the state; @here: what the vCPU has. */
-static void cpuid_restore(struct vcpu *v, struct state_io *io, struct kvm_cpuid2 *c,
-			  const struct kvm_cpuid2 *here)
+/* @c: from the state. */
+static void cpuid_restore(struct vcpu *v, struct state_io *io, struct kvm_cpuid2 *c)
 {
+	/* What kvm_create() has set, or a restore before: to ask KVM for it costs more. */
+	const struct kvm_cpuid2 *here = v->cpuid;
+	int rc;
+
 	if (vm_state_same_cpuid(c, here))
 		return;
 	/* What this CPU can do; the vCPU may have been told less, or shown more than KVM lists. */
@@ -170,39 +175,27 @@ static void cpuid_restore(struct vcpu *v, struct state_io *io, struct kvm_cpuid2
 		state_fail(io, -ESTALE, "its vCPU has another CPUID");
 		return;
 	}
-	if (ioctl(v->fd, KVM_SET_CPUID2, c) < 0)
-		state_fail(io, -EINVAL, "KVM refuses the CPUID: %s", strerror(errno));
-}
-
-static void cpuid_transfer(struct vcpu *v, struct state_io *io, struct kvm_cpuid2 *c,
-			   struct kvm_cpuid2 *here)
-{
-	here->nent = CPUID_MAX_ENTRIES;
-	/* What kvm_create() has set, or a restore before. */
-	if (ioctl(v->fd, KVM_GET_CPUID2, here) < 0) {
-		state_fail(io, -errno, "KVM_GET_CPUID2: %s", strerror(errno));
-		return;
-	}
-	if (!state_restoring(io)) {
-		cpuid_fields(io, here);
-		return;
-	}
-	cpuid_fields(io, c);
-	if (state_ok(io))
-		cpuid_restore(v, io, c, here);
+	memcpy(v->cpuid, c, sizeof(*c) + c->nent * sizeof(c->entries[0]));
+	rc = kvm_arch_set_cpuid(v);
+	if (rc)
+		state_fail(io, -EINVAL, "KVM refuses the CPUID: %s", strerror(-rc));
 }
 
 static void cpuid_state(struct vcpu *v, struct state_io *io)
 {
-	uint8_t *two = calloc(2, CPUID_BYTES);
+	cleanup_free struct kvm_cpuid2 *c = malloc(CPUID_BYTES);
 
-	if (!two) {
+	if (!c) {
 		state_fail(io, -ENOMEM, "out of memory");
 		return;
 	}
-	cpuid_transfer(v, io, (struct kvm_cpuid2 *)(void *)two,
-		       (struct kvm_cpuid2 *)(void *)(two + CPUID_BYTES));
-	free(two);
+	c->padding = 0;
+	c->nent = state_restoring(io) ? 0 : CPUID_MAX_ENTRIES;
+	if (!state_restoring(io) && ioctl(v->fd, KVM_GET_CPUID2, c) < 0)
+		state_fail(io, -errno, "KVM_GET_CPUID2: %s", strerror(errno));
+	cpuid_fields(io, c);
+	if (state_restoring(io) && state_ok(io))
+		cpuid_restore(v, io, c);
 }
 
 /* --- MSRs ------------------------------------------------------------------------------ */
@@ -246,6 +239,7 @@ static uint32_t msrs_access(struct vcpu *v, unsigned long request, struct msr_wo
 	int rc;
 
 	w->call.nmsrs = w->n - from;
+	w->call.pad = 0;
 	memcpy(w->call.entries, w->msrs + from, (w->n - from) * sizeof(w->msrs[0]));
 	rc = ioctl(v->fd, request, &w->call);
 	return rc > 0 ? (uint32_t)rc : 0;
@@ -352,6 +346,7 @@ static void msrs_transfer(struct vcpu *v, struct state_io *io, struct msr_work *
 	for (uint32_t i = 0; i < w->n && state_ok(io); i++) {
 		uint64_t data = w->msrs[i].data;
 
+		w->msrs[i].reserved = 0;
 		state_u32(io, &w->msrs[i].index);
 		state_u64(io, &data);
 		w->msrs[i].data = data;
@@ -366,28 +361,43 @@ static void msrs_transfer(struct vcpu *v, struct state_io *io, struct msr_work *
 
 static void msrs_state(struct vcpu *v, struct state_io *io)
 {
-	struct msr_work *w = calloc(1, sizeof(*w));
+	/* Large, and little of it is used: it is not cleared. */
+	struct msr_work *w = malloc(sizeof(*w));
 
 	if (!w) {
 		state_fail(io, -ENOMEM, "out of memory");
 		return;
 	}
+	w->n = 0;
 	msrs_transfer(v, io, w);
 	free(w);
 }
 
 /* --- what KVM gives as a structure -------------------------------------------------------- */
 
-static void kvm_struct(struct vcpu *v, struct state_io *io, unsigned long get, unsigned long set,
-		       void *data, size_t len, const char *what)
+/* @initial: what a vCPU has that was just created, which then need not be set; NULL: set it always
+ */
+static void kvm_struct_from(struct vcpu *v, struct state_io *io, unsigned long get,
+			    unsigned long set, void *data, size_t len, const void *initial,
+			    const char *what)
 {
 	memset(data, 0, len);
 	if (!state_restoring(io) && ioctl(v->fd, get, data) < 0)
 		state_fail(io, -errno, "reading its %s: %s", what, strerror(errno));
 	state_expect(io, len, what);
 	state_bytes(io, data, len);
-	if (state_restoring(io) && state_ok(io) && ioctl(v->fd, set, data) < 0)
+	if (!state_restoring(io) || !state_ok(io))
+		return;
+	if (initial && !v->ran && !v->loaded && !memcmp(data, initial, len))
+		return;
+	if (ioctl(v->fd, set, data) < 0)
 		state_fail(io, -EINVAL, "KVM refuses its %s: %s", what, strerror(errno));
+}
+
+static void kvm_struct(struct vcpu *v, struct state_io *io, unsigned long get, unsigned long set,
+		       void *data, size_t len, const char *what)
+{
+	kvm_struct_from(v, io, get, set, data, len, NULL, what);
 }
 
 static void registers_state(struct vcpu *v, struct state_io *io)
@@ -419,15 +429,19 @@ static void xsave_state(struct vcpu *v, struct state_io *io)
 
 static void events_state(struct vcpu *v, struct state_io *io)
 {
+	const struct kvm_mp_state first_mp = {v->index ? KVM_MP_STATE_UNINITIALIZED
+						       : KVM_MP_STATE_RUNNABLE};
+	const struct kvm_debugregs first_debug = {.dr6 = 0xffff0ff0, .dr7 = 0x400};
 	struct kvm_vcpu_events events;
 	struct kvm_mp_state mp;
 	struct kvm_debugregs debug;
 
 	kvm_struct(v, io, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, &events, sizeof(events),
 		   "pending events");
-	kvm_struct(v, io, KVM_GET_MP_STATE, KVM_SET_MP_STATE, &mp, sizeof(mp), "run state");
-	kvm_struct(v, io, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, &debug, sizeof(debug),
-		   "debug registers");
+	kvm_struct_from(v, io, KVM_GET_MP_STATE, KVM_SET_MP_STATE, &mp, sizeof(mp), &first_mp,
+			"run state");
+	kvm_struct_from(v, io, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, &debug, sizeof(debug),
+			&first_debug, "debug registers");
 }
 
 static void lapic_state(struct vcpu *v, struct state_io *io)
@@ -442,22 +456,21 @@ static void lapic_state(struct vcpu *v, struct state_io *io)
 /* The TSC runs at @khz where the state comes from. */
 static void check_tsc_rate(struct vcpu *v, struct state_io *io, uint32_t khz)
 {
-	int here = ioctl(v->fd, KVM_GET_TSC_KHZ, 0);
-	uint64_t tolerance = (uint64_t)khz * TSC_TOLERANCE_PPM / 1000000;
+	uint64_t here = v->tsc_khz, tolerance = (uint64_t)khz * TSC_TOLERANCE_PPM / 1000000;
 
-	if (here > 0 && (uint64_t)here + tolerance >= khz && (uint64_t)here <= khz + tolerance)
+	if (here && here + tolerance >= khz && here <= khz + tolerance)
 		return;
 	if (ioctl(v->fd, KVM_SET_TSC_KHZ, (unsigned long)khz) < 0)
-		state_fail(io, -ENOTSUP, "its TSC runs at %u kHz; here at %d, and cannot be scaled",
-			   khz, here);
+		state_fail(io, -ENOTSUP, "its TSC runs at %u kHz; here at %u, and cannot be scaled",
+			   khz, v->tsc_khz);
+	else
+		v->tsc_khz = khz;
 }
 
 static void tsc_state(struct vcpu *v, struct state_io *io)
 {
 	if (!state_restoring(io) && !v->vm->time_held) {
-		int khz = ioctl(v->fd, KVM_GET_TSC_KHZ, 0);
-
-		v->held_tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+		v->held_tsc_khz = v->tsc_khz;
 		if (!msr_access(v, KVM_GET_MSRS, MSR_TSC, &v->held_tsc))
 			state_fail(io, -EIO, "the TSC cannot be read");
 	}
@@ -524,6 +537,7 @@ void vm_state_arch(struct vm *vm, struct state_io *io)
 		lapic_state(v, io);
 		msrs_state(v, io);
 		events_state(v, io);
+		v->loaded = v->loaded || state_restoring(io);
 		state_end(io);
 	}
 	clock_state(vm, io);

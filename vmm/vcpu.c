@@ -60,11 +60,22 @@ static void run_guest(struct vcpu *v)
 	}
 }
 
+/*
+ * What KVM does once for a VM or a vCPU when it is first run, among that starting a thread: in a
+ * shell, that is before anybody waits. The guest is not entered.
+ */
+static void warm_up(struct vcpu *v)
+{
+	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELEASE);
+	ioctl(v->fd, KVM_RUN, 0);
+}
+
 static void *vcpu_main(void *arg)
 {
 	struct vcpu *v = arg;
 	struct vm *vm = v->vm;
 
+	warm_up(v);
 	pthread_mutex_lock(&vm->park_lock);
 	while (!vm->stopping) {
 		if (must_park(vm)) {

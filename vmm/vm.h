@@ -96,6 +96,14 @@ struct vm_shape {
 	bool vsock;
 };
 
+/* The files through which the host meets a machine: they can be made with the shell. Owned strings.
+ */
+struct vm_ends {
+	char *console;	  /* NULL: not open */
+	char *vsock_path; /* NULL: nobody listens */
+	uint32_t vsock_cid;
+};
+
 /* Where a saved machine is: docs/snapshot-format.md. Owned strings. */
 struct vm_saved {
 	char *state, *ram;
@@ -136,10 +144,13 @@ struct vcpu {
 	pthread_t thread;
 	bool started; /* thread exists */
 	bool parked;  /* is not in KVM_RUN and will not enter it */
-	bool ran;     /* KVM_RUN was called: KVM takes no other CPUID any more */
+	bool ran;     /* the guest was entered: KVM takes no other CPUID any more */
+	bool loaded;  /* a state was: its registers are no longer those of a reset */
 	bool lost;    /* in the middle of an access that must not be completed */
 	struct exit_counts exits;
-	uint64_t held_tsc; /* while vm->time_held */
+	struct kvm_cpuid2 *cpuid; /* owned: that it has */
+	uint32_t tsc_khz;	  /* 0: not known */
+	uint64_t held_tsc;	  /* while vm->time_held */
 	uint32_t held_tsc_khz;
 	uint64_t
 	    held_deadline; /* of a restored machine: the TSC at which its timer fires; 0: none */
@@ -159,9 +170,14 @@ struct vm {
 
 	/* Memory: one reserved range. */
 	struct vm_shape shape;
+	struct vm_ends ends; /* that are there already */
 	struct guest_mem mem;
 	void *ram; /* owned mapping of ram_bytes; NULL when there is none */
 	uint64_t ram_bytes;
+	bool ram_vacant; /* nothing is mapped there yet, and nothing may touch it */
+	bool ram_aside;	 /* the pages of before a rollback are behind it */
+	bool dropping;	 /* dropper exists: it frees them */
+	pthread_t dropper;
 	struct ram_image image;	 /* that ram is a private mapping of; closed: ram is anonymous */
 	struct loading *loading; /* owned: ram comes out of a cold image now */
 	struct ram_pager_progress loaded; /* as it was last looked at; no chunks: never */
@@ -173,8 +189,9 @@ struct vm {
 	size_t run_bytes;
 	struct vcpu vcpus[VM_MAX_CPUS];
 	unsigned int vcpus_n;
-	bool hold;     /* vCPUs are to park */
-	bool stopping; /* vCPU threads are to end */
+	bool irqs_bound; /* kvm_bind_irqs() */
+	bool hold;	 /* vCPUs are to park */
+	bool stopping;	 /* vCPU threads are to end */
 
 	/* State (vm_state.h). */
 	bool restored;	/* this machine goes on from a saved one */
@@ -191,7 +208,6 @@ struct vm {
 	struct ioapic ioapic;
 	uint8_t *platform_pages; /* owned mapping, LAYOUT_PLATFORM_BYTES: read without exits */
 	struct serial serial;
-	int vmgenid_irq_fd;
 	struct console *console; /* owned */
 
 	/* What the guest asked for. */
@@ -247,11 +263,14 @@ int machine_boot(struct vm *vm, struct err *e);
 
 /**
  * machine_prepare() - Make a shell: everything that does not depend on which machine it will be
+ * @ends:	Those that it will have, if they are known. Borrowed. Making files is a good part of
+ *the time of a restore
  *
  * Return: 0 or -errno; then the state is VM_NEW. -EBUSY while a machine runs, -EINVAL in a state
  *	   other than VM_NEW and VM_EXITED
  */
-int machine_prepare(struct vm *vm, const struct vm_shape *shape, struct err *e);
+int machine_prepare(struct vm *vm, const struct vm_shape *shape, const struct vm_ends *ends,
+		    struct err *e);
 
 /**
  * machine_restore() - Become a saved machine
@@ -321,6 +340,9 @@ void vm_post_request(struct vm *vm, enum vm_request_kind kind, const char *fmt, 
 struct vm_shape vm_shape_of(const struct vm_config *c);
 /* Memory, registers, devices without disks and clients. There is nothing of a machine yet. */
 int make_shape(struct vm *vm, const struct vm_shape *shape, struct err *e);
+/* Open what is not open yet; -EINVAL if something else is. */
+int make_ends(struct vm *vm, const struct vm_ends *want, struct err *e);
+void vm_ends_fini(struct vm_ends *ends);
 /* What vm->config says of console, disks and vsock. */
 int make_files(struct vm *vm, struct err *e);
 /* Open the disks of @c into @disks. After a failure none is open. */
@@ -345,16 +367,24 @@ void checkpoint_abort(struct vm *vm, const char *why);
 
 /* --- memory.c ---------------------------------------------------------------------- */
 
+/* Choose where RAM will be. Nothing is mapped before memory_clear() or memory_map_image(). */
 int memory_create(struct vm *vm, struct err *e);
-/* All RAM reads zero again. No vCPU may run. */
+/* All RAM reads zero, again or for the first time. No vCPU may run. */
 int memory_clear(struct vm *vm, struct err *e);
 /**
  * memory_map_image() - RAM has the content of an image again, or for the first time
  * @img:	Of vm->ram_bytes; taken over, also on failure
  *
- * Under live memory slots; no vCPU runs, no device works. Return: 0, or -errno: RAM is as before
+ * Under live memory slots; no vCPU runs, no device works. What RAM had before is freed by
+ * memory_drop_aside(), which the caller calls when the machine runs.
+ *
+ * Return: 0, or -errno: RAM is as before, unless the message says otherwise
  */
 int memory_map_image(struct vm *vm, struct ram_image *img, struct err *e);
+/* Free in the background what a rollback has left, if anything. */
+void memory_drop_aside(struct vm *vm);
+/* All of that is free. */
+void memory_drop_wait(struct vm *vm);
 void memory_destroy(struct vm *vm);
 
 /* --- loading.c: memory out of a cold image ------------------------------------------- */
@@ -379,8 +409,15 @@ void loading_progress(struct vm *vm, struct ram_pager_progress *out);
 
 /* Open /dev/kvm and check what it can do. Once per process. */
 int kvm_open(struct vm *vm, struct err *e);
-/* VM, memory slots, interrupt controller, vCPUs, bindings of devices. All or nothing. */
+/* VM, memory slots, interrupt controller, vCPUs, notifications of devices. All or nothing. */
 int kvm_create(struct vm *vm, struct err *e);
+/**
+ * kvm_bind_irqs() - Let interrupts of devices reach the guest
+ *
+ * For a machine that is restored this comes when it runs already: it waits for a grace period of
+ * KVM's, for as long as all of the vCPUs' state takes. What devices raise until then arrives then.
+ */
+int kvm_bind_irqs(struct vm *vm, struct err *e);
 /* No vCPU thread may exist. Idempotent. */
 void kvm_destroy(struct vm *vm);
 
@@ -388,9 +425,14 @@ void kvm_destroy(struct vm *vm);
 int kvm_arch_check(struct vm *vm, struct err *e);
 int kvm_arch_create_irqchip(struct vm *vm, struct err *e);
 int kvm_arch_vcpu_init(struct vcpu *v, struct err *e);
+/* Set v->cpuid, and make it what KVM has made of it. */
+int kvm_arch_set_cpuid(struct vcpu *v);
 /* The first vCPU is where a kernel expects it, which lies in memory. */
 int kvm_arch_boot_state(struct vm *vm, struct err *e);
+/* Does nothing before kvm_bind_irqs(), which does it. */
 void kvm_arch_update_routes(struct vm *vm);
+/* Raise @pin at once, whether interrupts are bound or not. */
+void kvm_arch_interrupt(struct vm *vm, uint32_t pin);
 
 /* --- vcpu.c: threads ------------------------------------------------------------------- */
 

@@ -118,9 +118,15 @@ static int set_image(json_t *request, const struct vm_image *image)
 
 int vm_prepare(struct sandbox *s, int64_t cpus, int64_t memory_mib, struct err *e)
 {
+	cleanup_free char *vsock = sandbox_path(s, "vsock.sock");
+	cleanup_free char *console = sandbox_path(s, "console.log");
+
+	if (!vsock || !console)
+		return err_set(e, -ENOMEM, "out of memory");
 	return vm_call(s,
-		       json_pack("{ss, sI, sI, si, sb}", "op", "prepare", "cpus", (json_int_t)cpus,
-				 "memory_mib", (json_int_t)memory_mib, "disks", 1, "vsock", 1),
+		       json_pack("{ss, sI, sI, si, sb, ss, ss}", "op", "prepare", "cpus",
+				 (json_int_t)cpus, "memory_mib", (json_int_t)memory_mib, "disks", 1,
+				 "vsock", 1, "vsock_path", vsock, "console", console),
 		       VM_CALL_MS, NULL, e);
 }
 

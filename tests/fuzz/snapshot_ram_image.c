@@ -45,7 +45,7 @@ static void use(struct ram_image *img)
 {
 	uint8_t *at = mmap(NULL, img->ram_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (at == MAP_FAILED || ram_image_map(img, at, NULL))
+	if (at == MAP_FAILED || ram_image_map(img, at, false, NULL))
 		abort();
 	if (at[0] || at[img->ram_bytes - 1])
 		abort();

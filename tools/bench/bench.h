@@ -72,7 +72,8 @@ void scene_fini(struct scene *s);
 json_t *scene_disks(const struct bench *b, json_t *layers, const char *overlay);
 /* The request that makes @v the machine of @s, with its own overlay in v->dir. */
 json_t *scene_restore_request(const struct bench *b, const struct scene *s, const struct vmm *v);
-json_t *scene_prepare_request(const struct bench *b);
+/* A shell that can become it. */
+json_t *scene_prepare_request(const struct bench *b, const struct vmm *v);
 
 /* A new process in a directory of its own, connected. */
 int machine_start(struct bench *b, struct vmm *v, struct err *e);

@@ -39,7 +39,7 @@ static int run_timed(struct bench *b, const struct scene *s, struct vmm *v, stru
 	if (rc == 0 && o->start == FROM_PROCESS)
 		rc = vmm_op(v, "info", NULL, e);
 	if (rc == 0 && o->start == FROM_SHELL)
-		rc = vmm_call(v, scene_prepare_request(b), NULL, e);
+		rc = vmm_call(v, scene_prepare_request(b, v), NULL, e);
 	if (o->start != FROM_NOTHING)
 		begun_ns = clock_mono_ns();
 	if (rc == 0)
@@ -142,7 +142,7 @@ static int start_all(struct bench *b, struct vmm *v, bool ready, struct err *e)
 		if (rc == 0)
 			rc = vmm_connect(&v[i], e);
 		if (rc == 0 && ready)
-			rc = vmm_call(&v[i], scene_prepare_request(b), NULL, e);
+			rc = vmm_call(&v[i], scene_prepare_request(b, &v[i]), NULL, e);
 	}
 	return rc;
 }

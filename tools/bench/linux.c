@@ -160,7 +160,7 @@ static int start_and_restore(struct bench *b, const struct scene *s, struct vmm 
 	if (rc == 0)
 		rc = vmm_connect(v, e);
 	if (rc == 0 && shell) {
-		rc = vmm_call(v, scene_prepare_request(b), NULL, e);
+		rc = vmm_call(v, scene_prepare_request(b, v), NULL, e);
 		*begun_ns = clock_mono_ns();
 	}
 	return rc ? rc : restore(b, s, v, e);

@@ -67,7 +67,7 @@ static int measure(struct bench *b, const struct scene *s, struct vmm *v, struct
 	for (int i = 0; i < b->forks && rc == 0; i++) {
 		rc = machine_start(b, &v[i], e);
 		if (rc == 0)
-			rc = vmm_call(&v[i], scene_prepare_request(b), NULL, e);
+			rc = vmm_call(&v[i], scene_prepare_request(b, &v[i]), NULL, e);
 		if (rc == 0)
 			rc = vmm_call(&v[i], scene_restore_request(b, s, &v[i]), NULL, e);
 		if (rc == 0)

@@ -44,10 +44,11 @@ static json_t *config(const struct bench *b, const char *op, const char *dir, js
 			 path_in(dir, "vsock.sock"), "console", path_in(dir, "console"));
 }
 
-json_t *scene_prepare_request(const struct bench *b)
+json_t *scene_prepare_request(const struct bench *b, const struct vmm *v)
 {
-	return json_pack("{s:s, s:i, s:i, s:i, s:b}", "op", "prepare", "cpus", 1, "memory_mib",
-			 b->memory_mib, "disks", 1, "vsock", 1);
+	return json_pack("{s:s, s:i, s:i, s:i, s:b, s:o, s:o}", "op", "prepare", "cpus", 1,
+			 "memory_mib", b->memory_mib, "disks", 1, "vsock", 1, "vsock_path",
+			 path_in(v->dir, "vsock.sock"), "console", path_in(v->dir, "console"));
 }
 
 json_t *scene_restore_request(const struct bench *b, const struct scene *s, const struct vmm *v)

@@ -422,6 +422,43 @@ static void shells(void)
 	machine_cleanup(&source);
 }
 
+/* Console and vsock socket may be there before the machine; then they are its. */
+static void shells_with_ends(void)
+{
+	struct machine m;
+	const char *socket;
+	json_t *body;
+
+	begin();
+	checkpoint(&source, "c");
+	machine_start(&m);
+	must(&m, "prepare",
+	     json_pack("{si si ss}", "cpus", 1, "memory_mib", 64, "console", m.console));
+	check(access(m.console, F_OK) == 0, "the console is not there yet");
+	body = saved(&m, "c");
+	json_object_set_new(body, "console", json_string(at("elsewhere")));
+	refused(&m, "restore", body, -EINVAL, "console: that of the shell is ");
+	check(!strcmp(state_of(&m), "new"), "%s", state_of(&m));
+	must(&m, "prepare",
+	     json_pack("{si si ss}", "cpus", 1, "memory_mib", 64, "console", m.console));
+	must(&m, "restore", saved(&m, "c"));
+	expect_life(&m);
+	end(&m);
+	machine_cleanup(&m);
+	machine_start(&m);
+	socket = at("vsock");
+	must(&m, "prepare",
+	     json_pack("{si si sb ss}", "cpus", 1, "memory_mib", 64, "vsock", 1, "vsock_path",
+		       socket));
+	check(access(socket, F_OK) == 0, "the socket is not there yet");
+	must(&m, "shutdown", json_object());
+	machine_wait(&m);
+	check(access(socket, F_OK) < 0, "the socket is still there");
+	machine_cleanup(&m);
+	end(&source);
+	machine_cleanup(&source);
+}
+
 /* --- what does not fit ------------------------------------------------------------------- */
 
 static void change(const char *name, off_t offset, const char *with)
@@ -718,6 +755,7 @@ int main(void)
 	    {"hibernate and wake, three times", hibernate_and_wake},
 	    {"a restored machine can be reset", a_reset_after_a_restore},
 	    {"shells take machines of their shape alone", shells},
+	    {"a shell may have its console and socket already", shells_with_ends},
 	    {"what is damaged, foreign or of another machine is refused", refusals},
 	    {"bad requests cost nothing", bad_requests},
 	    {"disks go on in new layers", disks_go_on_in_new_layers},

@@ -109,7 +109,7 @@ static void expect_content(const struct ram_image *img)
 	struct err e = {0};
 
 	at[5] = 5;
-	cr_assert_eq(ram_image_map(img, at, &e), 0, "%s", e.msg);
+	cr_assert_eq(ram_image_map(img, at, false, &e), 0, "%s", e.msg);
 	cr_expect_eq(memcmp(at, ram, RAM_BYTES), 0);
 	cr_expect_eq(ram_image_verify(img, &e), 0, "%s", e.msg);
 	/* Writing changes this mapping alone. */
@@ -278,7 +278,7 @@ Test(ram_image, damage_of_the_parent_shows_in_the_child)
 	cr_assert_eq(pwrite(fd, "x", 1, RAM_BYTES - 9), 1);
 	close(fd);
 	parent = opened(path);
-	cr_assert_eq(ram_image_map(&parent, ram, &e), 0);
+	cr_assert_eq(ram_image_map(&parent, ram, false, &e), 0);
 	cr_assert_eq(ram_image_writer_open(&w, second, RAM_BYTES, &parent, id, &e), 0);
 	w.classify = two_differ;
 	cr_assert_eq(write_with(&w, true), 0);

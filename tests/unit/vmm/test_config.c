@@ -274,6 +274,9 @@ Test(config, bad_bodies_of_the_other_requests_are_refused_and_named)
 	    {'p', "{\"memory_mib\":65}", "memory_mib"},
 	    {'p', "{\"disks\":[]}", "disks"},
 	    {'p', "{\"kernel\":\"k\"}", "\"kernel\""},
+	    {'p', "{\"vsock_path\":\"p\"}", "vsock_path"},
+	    {'p', "{\"vsock\":true,\"vsock_path\":\"\"}", "vsock_path"},
+	    {'p', "{\"vsock\":true,\"vsock_path\":\"p\",\"vsock_cid\":2}", "vsock_cid"},
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -281,6 +284,7 @@ Test(config, bad_bodies_of_the_other_requests_are_refused_and_named)
 		struct vm_saved saved = {0};
 		struct vm_config c = {0};
 		struct vm_shape shape;
+		struct vm_ends ends = {0};
 		json_t *body = parse(bad[i].text);
 		struct err e = {0};
 		bool resume;
@@ -293,15 +297,38 @@ Test(config, bad_bodies_of_the_other_requests_are_refused_and_named)
 		else if (bad[i].kind == 'c')
 			rc = config_checkpoint_from_json(body, &cc, &e);
 		else
-			rc = config_shape_from_json(body, &shape, &e);
+			rc = config_shell_from_json(body, &shape, &ends, &e);
 		cr_expect_eq(rc, -EINVAL, "%s", bad[i].text);
 		cr_expect(strstr(e.msg, bad[i].named), "\"%s\" does not say %s", e.msg,
 			  bad[i].named);
 		vm_config_fini(&c);
 		vm_saved_fini(&saved);
 		vm_checkpoint_config_fini(&cc);
+		vm_ends_fini(&ends);
 		json_decref(body);
 	}
+}
+
+Test(config, a_shell_may_be_told_where_it_is_met)
+{
+	json_t *body = parse("{\"disks\":1,\"vsock\":true,\"vsock_path\":\"v\",\"console\":\"c\"}");
+	struct vm_shape shape;
+	struct vm_ends ends;
+	struct err e;
+
+	cr_assert_eq(config_shell_from_json(body, &shape, &ends, &e), 0, "%s", e.msg);
+	cr_expect(shape.vsock);
+	cr_expect_eq(shape.disks, 1);
+	cr_expect_str_eq(ends.vsock_path, "v");
+	cr_expect_eq(ends.vsock_cid, 3);
+	cr_expect_str_eq(ends.console, "c");
+	vm_ends_fini(&ends);
+	json_decref(body);
+	body = parse("{}");
+	cr_assert_eq(config_shell_from_json(body, &shape, &ends, &e), 0, "%s", e.msg);
+	cr_expect_null(ends.vsock_path);
+	cr_expect_null(ends.console);
+	json_decref(body);
 }
 
 Test(config, a_checkpoint_may_leave_disks_as_they_are)
