@@ -9,7 +9,6 @@
  * because of it, and dies with the VMM.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -17,6 +16,7 @@
 
 #include "vmm/checkpoint_int.h"
 #include "vmm/fault.h"
+#include "vmm/isolate.h"
 
 #define PM_PRESENT (1ull << 63)
 #define PM_SWAPPED (1ull << 62)
@@ -67,7 +67,6 @@ static void choose_pages(struct checkpoint *c)
 {
 	bool mapped = c->vm->image.fd >= 0;
 
-	c->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	c->ram.opaque = c;
 	c->ram.compare_own = c->ram.parent && !c->knows_parent;
 	c->ram.classify = NULL;
@@ -83,8 +82,8 @@ static void choose_pages(struct checkpoint *c)
 
 static void close_others(const struct checkpoint *c)
 {
-	int keep[] = {c->ram.fd, c->ram.dir_fd, c->state_fd, c->state_dir_fd,
-		      c->ram.parent ? c->ram.parent->fd : -1};
+	int keep[] = {c->ram.fd,       c->ram.dir_fd, c->state_fd,
+		      c->state_dir_fd, c->pagemap_fd, c->ram.parent ? c->ram.parent->fd : -1};
 	unsigned int from = 0;
 
 	for (;;) {
@@ -143,6 +142,7 @@ void checkpoint_child(struct checkpoint *c, pid_t parent)
 	if (getppid() != parent)
 		_exit(1);
 	prctl(PR_SET_NAME, "checkpoint");
+	c->pagemap_fd = isolate_open_proc("pagemap");
 	close_others(c);
 	choose_pages(c);
 	c->ram.fault = ram_fault;

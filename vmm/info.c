@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What "info" and "metrics" say. */
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,8 +8,10 @@
 #include <unistd.h>
 
 #include "lib/clock.h"
+#include "lib/fd.h"
 #include "snapshot/disk_layers.h"
 #include "vmm/control.h"
+#include "vmm/isolate.h"
 #include "vmm/layout_x86.h"
 #include "vmm/version.h"
 #include "vmm/vm.h"
@@ -28,10 +29,13 @@ static struct memory_use memory_use(const struct vm *vm)
 	struct memory_use use = {0};
 	bool in_ram = false;
 	char line[256];
-	FILE *f = fopen("/proc/self/smaps", "re");
+	int fd = isolate_open_proc("smaps");
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
 
-	if (!f)
+	if (!f) {
+		fd_close(&fd);
 		return use;
+	}
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
 			/* With what a rollback has left there. */
@@ -175,6 +179,14 @@ static json_t *exit_info(const struct vm *vm)
 			 vm->exit_message);
 }
 
+/* What keeps the process in; null if nothing was asked for. */
+static json_t *jail_info(void)
+{
+	const struct isolate_state *s = isolate_get();
+
+	return s->jailed ? json_pack("{si}", "landlock", (int)s->landlock) : json_null();
+}
+
 int info_fill(struct vm *vm, json_t *o)
 {
 	struct memory_use use = memory_use(vm);
@@ -196,6 +208,7 @@ int info_fill(struct vm *vm, json_t *o)
 				      ? json_integer((json_int_t)vm->boot_to_ready_us)
 				      : json_null());
 	rc |= json_object_set_new(o, "exits", exits(vm));
+	rc |= json_object_set_new(o, "jail", jail_info());
 	rc |= json_object_set_new(o, "process",
 				  json_pack("{sI}", "private_kib", (json_int_t)use.private_kib));
 	rc |= json_object_set_new(o, "guest_memory",

@@ -45,6 +45,9 @@ static const char usage[] =
     "  --parent PID       end when PID ends, which has started this process\n"
     "  --log FILE         log there in place of stderr\n"
     "  --log-level LEVEL  debug, info, warn or error (default: info)\n"
+    "  --jail             reach nothing of the host but what is named here:\n"
+    "  --read PATH        a file to be read, or a directory with all below it; repeatable\n"
+    "  --write PATH       the same, to be written, too; repeatable\n"
     "\n"
     "  --help, --version\n"
     "\n"
@@ -55,7 +58,9 @@ struct options {
 	const char *socket, *log;
 	int socket_fd;
 	pid_t parent; /* 0: nobody in particular */
-	bool stay;
+	bool stay, jail;
+	struct isolate_path *paths; /* owned; the strings are not */
+	unsigned int paths_n;
 	enum log_level level;
 };
 
@@ -231,19 +236,30 @@ static int parse_number(const char *text, int min, int max, int *out)
 	return 0;
 }
 
+static int parse_jail(struct options *o, int c, int argc)
+{
+	if (c == 'j') {
+		o->jail = true;
+		return 0;
+	}
+	if (!o->paths)
+		o->paths = calloc((size_t)argc, sizeof(*o->paths));
+	if (!o->paths)
+		return -ENOMEM;
+	o->paths[o->paths_n++] = (struct isolate_path){optarg, c == 'w'};
+	return 0;
+}
+
 /* Return: 0 go on, 1 done, or -EINVAL after a message. */
 static int parse_options(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = {
-	    {"socket", required_argument, NULL, 's'},
-	    {"socket-fd", required_argument, NULL, 'f'},
-	    {"log", required_argument, NULL, 'l'},
-	    {"log-level", required_argument, NULL, 'L'},
-	    {"stay", no_argument, NULL, 'S'},
-	    {"help", no_argument, NULL, 'h'},
-	    {"parent", required_argument, NULL, 'p'},
-	    {"version", no_argument, NULL, 'V'},
-	    {NULL, 0, NULL, 0},
+	    {"socket", required_argument, NULL, 's'}, {"socket-fd", required_argument, NULL, 'f'},
+	    {"log", required_argument, NULL, 'l'},    {"log-level", required_argument, NULL, 'L'},
+	    {"stay", no_argument, NULL, 'S'},	      {"help", no_argument, NULL, 'h'},
+	    {"parent", required_argument, NULL, 'p'}, {"version", no_argument, NULL, 'V'},
+	    {"jail", no_argument, NULL, 'j'},	      {"read", required_argument, NULL, 'r'},
+	    {"write", required_argument, NULL, 'w'},  {NULL, 0, NULL, 0},
 	};
 	int c, rc = 0;
 
@@ -260,6 +276,8 @@ static int parse_options(int argc, char **argv, struct options *o)
 			rc = parse_level(optarg, &o->level);
 		else if (c == 'S')
 			o->stay = true;
+		else if (c == 'j' || c == 'r' || c == 'w')
+			rc = parse_jail(o, c, argc);
 		else if (c == 'h')
 			return fputs(usage, stdout) < 0 ? -EIO : 1;
 		else if (c == 'V')
@@ -267,7 +285,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 		else
 			rc = -EINVAL;
 	}
-	if (!rc && (optind != argc || !o->socket))
+	if (!rc && (optind != argc || !o->socket || (o->paths && !o->jail)))
 		rc = -EINVAL;
 	if (rc)
 		fprintf(stderr, "dormouse-vmm: bad arguments\nTry 'dormouse-vmm --help'.\n");
@@ -289,6 +307,18 @@ static int open_log(const struct options *o)
 	return 0;
 }
 
+/* Everything up to the first request. */
+static int start_controlled(struct process *p, const struct options *o, struct err *e)
+{
+	int rc = process_init(p, e);
+
+	if (!rc)
+		rc = listen_for_controllers(p, o->socket, o->socket_fd, e);
+	if (!rc && o->jail)
+		rc = isolate_setup(o->paths, o->paths_n, e);
+	return rc;
+}
+
 static int run_controlled(int argc, char **argv)
 {
 	struct options o = {.socket_fd = -1, .level = LOG_INFO};
@@ -304,9 +334,8 @@ static int run_controlled(int argc, char **argv)
 	if (!rc && open_log(&o))
 		return VM_EXIT_USAGE;
 	if (!rc)
-		rc = process_init(&p, &e);
-	if (!rc)
-		rc = listen_for_controllers(&p, o.socket, o.socket_fd, &e);
+		rc = start_controlled(&p, &o, &e);
+	free(o.paths);
 	if (rc) {
 		fprintf(stderr, "dormouse-vmm: %s\n", e.msg);
 		if (p.vm.loop.lock)

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The jail, from within: what a process can do that has been taken over by its guest. */
+#include "vmm/isolate.h"
+
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/fd.h"
+
+static char dir[] = "/tmp/dormouse-isolate-XXXXXX";
+
+static const char *at(const char *name)
+{
+	static char paths[8][64];
+	static int next;
+	char *p = paths[next++ % 8];
+
+	snprintf(p, sizeof(paths[0]), "%s/%s", dir, name);
+	return p;
+}
+
+static void put(const char *name)
+{
+	int fd = open(at(name), O_WRONLY | O_CREAT | O_EXCL, 0600);
+
+	cr_assert(fd >= 0 && write(fd, "x", 1) == 1);
+	close(fd);
+}
+
+static void set_up(void)
+{
+	cr_assert(mkdtemp(dir));
+	cr_assert(!mkdir(at("in"), 0700) && !mkdir(at("out"), 0700) && !mkdir(at("ro"), 0700));
+	put("in/file");
+	put("out/file");
+	put("ro/file");
+	put("one");
+	put("two");
+}
+
+static void tear_down(void)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf '%s'", dir);
+	cr_assert(!system(command));
+}
+
+TestSuite(isolate, .init = set_up, .fini = tear_down);
+
+/* In the child a failed check ends it with its line. */
+#define must(cond)                                                                                 \
+	do {                                                                                       \
+		if (!(cond)) {                                                                     \
+			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #cond,              \
+				strerror(errno));                                                  \
+			_exit(1);                                                                  \
+		}                                                                                  \
+	} while (0)
+
+static void enter(void)
+{
+	const struct isolate_path paths[] = {
+	    {at("in"), true}, {at("ro"), false}, {at("one"), false}, {at("missing"), true}};
+	struct err e;
+
+	must(!isolate_start(-1, &e));
+	must(!isolate_setup(paths, 4, &e));
+	must(isolate_get()->jailed);
+}
+
+/* Run @inside in a process in a jail. Return: its wait status. */
+static int jailed(void (*inside)(void))
+{
+	pid_t pid = fork();
+	int status;
+
+	cr_assert(pid >= 0);
+	if (pid == 0) {
+		enter();
+		inside();
+		_exit(0);
+	}
+	cr_assert_eq(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+/* Return: 0 or -errno */
+static int try_open(const char *path, int flags)
+{
+	int fd = open(path, flags | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return -errno;
+	close(fd);
+	return 0;
+}
+
+/* What a kernel without Landlock cannot do is not shown by passing. */
+static void need_landlock(unsigned int version)
+{
+	long has = syscall(444, NULL, 0, 1);
+
+	if (has < (long)version)
+		cr_skip_test("Landlock of this kernel: %ld, needed: %u", has, version);
+}
+
+/* --- files ------------------------------------------------------------------------------- */
+
+static void use_files(void)
+{
+	must(!try_open(at("in/file"), O_RDWR | O_TRUNC));
+	must(!try_open(at("in/new"), O_RDWR | O_CREAT | O_EXCL));
+	must(!try_open(at("in"), O_RDONLY | O_DIRECTORY));
+	must(!rename(at("in/new"), at("in/newer")) && !unlink(at("in/newer")));
+	must(!try_open(at("one"), O_RDONLY) && !try_open(at("ro/file"), O_RDONLY));
+
+	must(try_open(at("out/file"), O_RDONLY) == -EACCES);
+	must(try_open(at("two"), O_RDONLY) == -EACCES);
+	must(try_open(at("one"), O_WRONLY) == -EACCES);
+	must(try_open(at("ro"), O_RDONLY | O_DIRECTORY) == -EACCES);
+	must(try_open(at("ro/new"), O_WRONLY | O_CREAT) == -EACCES);
+	must(try_open(at("out/new"), O_WRONLY | O_CREAT) == -EACCES);
+	must(try_open("/etc/passwd", O_RDONLY) == -EACCES);
+	must(try_open("/proc/self/maps", O_RDONLY) == -EACCES);
+	must(try_open("/dev/null", O_RDONLY) == -EACCES);
+	must(truncate(at("one"), 0) < 0 && errno == EACCES);
+	must(unlink(at("ro/file")) < 0 && unlink(at("two")) < 0);
+	/* Nothing leaves the directory, or comes into it from outside. */
+	must(rename(at("in/file"), at("out/gone")) < 0 && link(at("one"), at("in/link")) < 0);
+	must(symlink("/etc/passwd", at("in/link")) < 0 && mkdir(at("in/dir"), 0700) < 0);
+	must(mknod(at("in/dev"), S_IFCHR | 0600, 0x103) < 0);
+}
+
+Test(isolate, files_outside_of_the_jail_cannot_be_opened)
+{
+	need_landlock(3);
+	cr_assert_eq(jailed(use_files), 0);
+}
+
+static void use_proc(void)
+{
+	char text[4096];
+	int fd = isolate_open_proc("smaps");
+
+	must(fd >= 0 && read(fd, text, sizeof(text)) > 0);
+	must(isolate_open_proc("no-such") < 0);
+}
+
+Test(isolate, a_process_sees_itself_in_proc)
+{
+	cr_assert_eq(jailed(use_proc), 0);
+}
+
+/* What it says of a clone is of the clone, or it is not said. */
+static void use_proc_of_a_child(void)
+{
+	char want[32], text[4096] = "";
+	int status, fd;
+	pid_t pid = fork();
+
+	must(pid >= 0);
+	if (pid == 0) {
+		fd = isolate_open_proc("stat");
+		if (fd < 0)
+			_exit(fd == -EACCES && geteuid() != 0 ? 0 : 1);
+		snprintf(want, sizeof(want), "%d (", getpid());
+		must(read(fd, text, sizeof(text) - 1) > 0);
+		_exit(strncmp(text, want, strlen(want)) != 0);
+	}
+	must(waitpid(pid, &status, 0) == pid && status == 0);
+}
+
+Test(isolate, a_child_sees_itself_in_proc)
+{
+	cr_assert_eq(jailed(use_proc_of_a_child), 0);
+}
+
+/* --- others ------------------------------------------------------------------------------ */
+
+static void use_tcp(void)
+{
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	must(fd >= 0);
+	sa.sin_port = htons(1);
+	must(connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno == EACCES);
+	must(bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno == EACCES);
+}
+
+Test(isolate, there_is_no_tcp)
+{
+	need_landlock(4);
+	cr_assert_eq(jailed(use_tcp), 0);
+}
+
+static struct sockaddr_un abstract;
+static socklen_t abstract_len;
+
+static void use_others(void)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	must(fd >= 0 && connect(fd, (struct sockaddr *)&abstract, abstract_len) < 0);
+	must(errno == EPERM);
+	must(kill(getppid(), 0) < 0 && errno == EPERM);
+}
+
+Test(isolate, other_processes_are_out_of_reach)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	need_landlock(6);
+	abstract.sun_family = AF_UNIX;
+	snprintf(abstract.sun_path + 1, sizeof(abstract.sun_path) - 1, "dormouse-isolate-%d",
+		 getpid());
+	abstract_len =
+	    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(abstract.sun_path + 1));
+	cr_assert(!bind(fd, (struct sockaddr *)&abstract, abstract_len) && !listen(fd, 1));
+	cr_assert_eq(jailed(use_others), 0);
+	close(fd);
+}
+
+static void trace_parent(void)
+{
+	must(ptrace(PTRACE_ATTACH, getppid(), NULL, NULL) < 0 && errno == EPERM);
+}
+
+Test(isolate, nobody_outside_can_be_traced)
+{
+	need_landlock(1);
+	cr_assert_eq(jailed(trace_parent), 0);
+}
+
+static void use_privileges(void)
+{
+	struct rlimit core, files, more;
+
+	must(mount("none", at("in"), "tmpfs", 0, NULL) < 0 && errno == EPERM);
+	must(chown(at("in/file"), 1, 1) < 0 && errno == EPERM);
+	must(setuid(1) < 0 && errno == EPERM);
+	must(!getrlimit(RLIMIT_CORE, &core) && core.rlim_max == 0);
+	must(!getrlimit(RLIMIT_NOFILE, &files));
+	more = files;
+	more.rlim_cur = more.rlim_max = files.rlim_max + 1;
+	must(setrlimit(RLIMIT_NOFILE, &more) < 0 && errno == EPERM);
+}
+
+Test(isolate, root_is_a_user_like_others)
+{
+	cr_assert_eq(jailed(use_privileges), 0);
+}
