@@ -77,24 +77,60 @@ static int spawn_attributes(posix_spawnattr_t *attr)
 						  POSIX_SPAWN_SETSIGDEF);
 }
 
+static size_t count(const char *const *list)
+{
+	size_t n = 0;
+
+	while (list && list[n])
+		n++;
+	return n;
+}
+
+static size_t add_paths(char **argv, size_t n, const char *option, const char *const *paths)
+{
+	for (size_t i = 0; paths && paths[i]; i++) {
+		argv[n++] = (char *)option;
+		argv[n++] = (char *)paths[i];
+	}
+	return n;
+}
+
+/* Return: an array to be freed; its strings are borrowed. */
+static char **make_argv(const struct vmm_spawn *s, const char *parent)
+{
+	const char *const fixed[] = {s->program, "--socket-fd", "3", "--socket", s->socket_path};
+	size_t n = sizeof(fixed) / sizeof(fixed[0]);
+	char **argv = calloc(n + 4 + 2 * (count(s->readable) + count(s->writable)), sizeof(*argv));
+
+	if (!argv)
+		return NULL;
+	memcpy(argv, fixed, sizeof(fixed));
+	if (s->with_parent) {
+		argv[n++] = "--parent";
+		argv[n++] = (char *)parent;
+	}
+	if (s->readable || s->writable)
+		argv[n++] = "--jail";
+	n = add_paths(argv, n, "--read", s->readable);
+	add_paths(argv, n, "--write", s->writable);
+	return argv;
+}
+
 static int spawn_child(const struct vmm_spawn *s, int listen_fd, pid_t *pid)
 {
-	char parent[16];
-	char *argv[] = {(char *)s->program,
-			"--socket-fd",
-			"3",
-			"--socket",
-			(char *)s->socket_path,
-			s->with_parent ? "--parent" : NULL,
-			parent,
-			NULL};
+	cleanup_free char **argv = NULL;
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
-	int rc = posix_spawn_file_actions_init(&fa);
+	char parent[16];
+	int rc;
 
+	snprintf(parent, sizeof(parent), "%d", (int)getpid());
+	argv = make_argv(s, parent);
+	if (!argv)
+		return -ENOMEM;
+	rc = posix_spawn_file_actions_init(&fa);
 	if (rc)
 		return -rc;
-	snprintf(parent, sizeof(parent), "%d", (int)getpid());
 	rc = posix_spawnattr_init(&attr);
 	if (!rc) {
 		rc = spawn_actions(&fa, s, listen_fd);

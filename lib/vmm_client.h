@@ -25,6 +25,8 @@ struct vmm_spawn {
 	const char *socket_path; /* where it is to listen */
 	const char *log_path;	 /* appended to; NULL: inherits stderr */
 	bool with_parent;	 /* killed when the calling thread ends; for tests and tools */
+	/* Of its jail (docs/vmm.md); NULL-terminated arrays. Without both there is no jail. */
+	const char *const *readable, *const *writable;
 };
 
 /**

@@ -25,6 +25,7 @@
 #include "lib/log.h"
 #include "server/manager/checkpoint.h"
 #include "server/manager/internal.h"
+#include "server/manager/jail.h"
 #include "server/manager/pool.h"
 #include "server/manager/template.h"
 
@@ -291,11 +292,16 @@ static int start_guest(struct sandbox *s, const struct sandbox_origin *o, struct
 	return rc;
 }
 
+static const char *image_of(const struct sandbox_origin *o)
+{
+	return o->checkpoint ? o->checkpoint->base_image : o->base_image;
+}
+
 /* Boot in a process of its own; the steps of a create but for the last. */
 int sandbox_start(struct sandbox *s, const struct sandbox_spec *spec,
 		  const struct sandbox_origin *origin, struct err *e)
 {
-	int rc = vm_spawn(s, e);
+	int rc = vm_spawn(s, image_of(origin), e);
 
 	if (!rc)
 		rc = give_row(s, spec, origin, e);
@@ -341,13 +347,14 @@ static int announce(struct sandbox *s, struct err *e)
 	return 0;
 }
 
-static int new_process(struct manager *m, struct sandbox **out, struct err *e)
+static int new_process(struct manager *m, const struct sandbox_origin *o, struct sandbox **out,
+		       struct err *e)
 {
 	int rc = sandbox_make_shell(m, out, e);
 
 	if (rc)
 		return rc;
-	rc = vm_spawn(*out, e);
+	rc = vm_spawn(*out, image_of(o), e);
 	if (rc)
 		sandbox_discard(*out);
 	return rc;
@@ -357,7 +364,7 @@ static int new_process(struct manager *m, struct sandbox **out, struct err *e)
 static int create_in(struct manager *m, struct sandbox *s, const struct sandbox_spec *spec,
 		     const struct sandbox_origin *o, struct sandbox **out, struct err *e)
 {
-	int rc = s ? 0 : new_process(m, &s, e);
+	int rc = s ? 0 : new_process(m, o, &s, e);
 
 	if (rc)
 		return rc;
@@ -375,6 +382,20 @@ static int create_in(struct manager *m, struct sandbox *s, const struct sandbox_
 	return rc;
 }
 
+/* A shell was given files to read when it was made; others may have taken their places. */
+static struct sandbox *take_shell(struct manager *m, const struct sandbox_spec *spec,
+				  const struct sandbox_origin *o)
+{
+	struct sandbox *s;
+
+	while ((s = pool_take(m, spec->cpus, (spec->memory_mib + 1) & ~1LL)) &&
+	       !jail_covers(s, image_of(o))) {
+		log_info("shell %s: the kernel or %s is another file now", s->row.id, image_of(o));
+		sandbox_discard(s);
+	}
+	return s;
+}
+
 static int create_once(struct manager *m, const struct sandbox_spec *spec,
 		       const struct sandbox_origin *o, struct sandbox **out, struct err *e)
 {
@@ -382,7 +403,7 @@ static int create_once(struct manager *m, const struct sandbox_spec *spec,
 	int rc;
 
 	if (o->checkpoint && o->checkpoint->full)
-		shell = pool_take(m, spec->cpus, (spec->memory_mib + 1) & ~1LL);
+		shell = take_shell(m, spec, o);
 	if (shell) {
 		rc = create_in(m, shell, spec, o, out, e);
 		if (rc != -EPIPE)

@@ -209,7 +209,7 @@ static int boot_cold(struct sandbox *s, const struct vm_disk *disk, struct err *
 
 	if (rc == -EPIPE) {
 		vm_end(s);
-		rc = vm_spawn(s, e);
+		rc = vm_spawn(s, s->row.base_image, e);
 		if (!rc)
 			rc = vm_boot(s, disk, e);
 	}
@@ -257,7 +257,7 @@ static int wake_in_process(struct sandbox *s, const int64_t *timeout_s, struct w
 			snprintf(w->reason, sizeof(w->reason), "it did not come back: %.160s",
 				 e->msg);
 			vm_end(s);
-			rc = vm_spawn(s, e);
+			rc = vm_spawn(s, s->row.base_image, e);
 		}
 	}
 	if (!rc && cold)
@@ -289,7 +289,7 @@ static int wake(struct sandbox *s, const int64_t *timeout_s, struct wake_result 
 	vm_end(s); /* what is left of one that died */
 	/* For others it sleeps until it answers. */
 	sandbox_set_status(s, SANDBOX_HIBERNATED);
-	rc = vm_spawn(s, e);
+	rc = vm_spawn(s, s->row.base_image, e);
 	if (!rc)
 		rc = wake_in_process(s, timeout_s, w, e);
 	if (!rc)

@@ -48,6 +48,12 @@ struct manager {
 	struct templates *templates; /* owned */
 };
 
+/* A file, whatever its name. */
+struct file_id {
+	dev_t dev;
+	ino_t ino;
+};
+
 /* The VMM process of a sandbox, as this daemon knows it. */
 struct vm {
 	pid_t pid;
@@ -89,6 +95,8 @@ struct sandbox {
 	struct agent_pool *pool; /* never changes */
 	char **envs;		 /* "NAME=value", NULL-terminated; never changes once announced */
 	char *dir;		 /* owned; never changes */
+	struct file_id *given;	 /* owned; what the process was given to read, see jail.h */
+	size_t given_n;
 };
 
 /* sandbox.c */
@@ -186,17 +194,13 @@ void sandbox_set_ready(struct sandbox *s);
 /* It runs: from here on the end of the VM is a story of its own. -EIO if it has ended already. */
 int sandbox_go_live(struct sandbox *s, struct err *e);
 
-/* power.c: boot a running sandbox from the disk that its row has, in a new process. A failure is in
- * its row. */
-int sandbox_boot_anew(struct sandbox *s, struct err *e);
-
 /* hibernate.c */
 /* For work in the guest. Collapses with other wakes; -ESHUTDOWN, or why it cannot be woken. */
 int sandbox_wake_implicitly(struct sandbox *s, struct err *e);
 void hibernation_remove(struct sandbox *s, const char *id);
 
 /* vm.c */
-int vm_spawn(struct sandbox *s, struct err *e);
+int vm_spawn(struct sandbox *s, const char *image, struct err *e);
 int vm_adopt(struct sandbox *s, bool *paused, bool *restored, struct err *e);
 int vm_watch(struct sandbox *s);
 void vm_kill(struct sandbox *s);

@@ -82,7 +82,7 @@ static int make_shell(struct manager *m, struct err *e)
 
 	if (rc)
 		return rc;
-	rc = vm_spawn(s, e);
+	rc = vm_spawn(s, NULL, e);
 	if (!rc)
 		rc = vm_prepare(s, SANDBOX_DEFAULT_CPUS, SANDBOX_DEFAULT_MEMORY_MIB, e);
 	if (rc) {

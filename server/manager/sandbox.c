@@ -63,6 +63,7 @@ static void sandbox_free(struct sandbox *s)
 	vm_waits_free(s);
 	free_strings(s->envs);
 	free(s->dir);
+	free(s->given);
 	sandbox_row_fini(&s->row);
 	pthread_mutex_destroy(&s->lifecycle);
 	pthread_mutex_destroy(&s->lock);

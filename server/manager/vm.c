@@ -27,7 +27,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
-#include "server/manager/internal.h"
+#include "server/manager/jail.h"
 
 #define ADOPT_TIMEOUT_MS 5000
 #define END_GRACE_MS	 10000 /* between the end of the connection and that of the process */
@@ -198,30 +198,52 @@ static const struct vmm_client_ops ops = {.on_event = on_event, .on_close = on_c
 
 /* --- starting --------------------------------------------------------------------------------- */
 
+static int spawn_in_jail(struct sandbox *s, const char *socket_path, const char *image, pid_t *pid,
+			 int *pidfd, struct err *e)
+{
+	cleanup_free char *log_path = sandbox_path(s, "vmm.log");
+	cleanup_free char *vsock_path = sandbox_path(s, "vsock.sock");
+	struct jail jail;
+	int rc = jail_init(&jail, s, image);
+
+	if (rc || !log_path || !vsock_path) {
+		rc = err_set(e, -ENOMEM, "out of memory");
+	} else {
+		struct vmm_spawn spawn = {.program = s->m->config->vmm,
+					  .socket_path = socket_path,
+					  .log_path = log_path,
+					  .readable = jail.readable,
+					  .writable = jail.writable};
+
+		/* Of a process that was killed. */
+		unlink(vsock_path);
+		rc = vmm_client_spawn(&spawn, pid, pidfd, e);
+	}
+	if (!rc)
+		jail_record(s, &jail);
+	jail_fini(&jail);
+	return rc;
+}
+
 /**
- * vm_spawn() - Start a VMM process for a sandbox that has none
+ * vm_spawn() - Start a VMM process, in its jail, for a sandbox that has none
+ * @image:	The only image that it will need, or NULL: any template's
  *
  * It waits to be told what to be (machine.c). vm_kill() is due, also after a failure. Its end
  * is its maker's affair alone until sandbox_go_live().
  *
  * Return: 0 or -errno
  */
-int vm_spawn(struct sandbox *s, struct err *e)
+int vm_spawn(struct sandbox *s, const char *image, struct err *e)
 {
 	cleanup_free char *socket_path = sandbox_path(s, "vmm.sock");
-	cleanup_free char *log_path = sandbox_path(s, "vmm.log");
-	cleanup_free char *vsock_path = sandbox_path(s, "vsock.sock");
-	struct vmm_spawn spawn = {
-	    .program = s->m->config->vmm, .socket_path = socket_path, .log_path = log_path};
 	struct vmm_client *client;
 	int rc, pidfd;
 	pid_t pid;
 
-	if (!socket_path || !log_path || !vsock_path)
+	if (!socket_path)
 		return err_set(e, -ENOMEM, "out of memory");
-	/* Of a process that was killed. */
-	unlink(vsock_path);
-	rc = vmm_client_spawn(&spawn, &pid, &pidfd, e);
+	rc = spawn_in_jail(s, socket_path, image, &pid, &pidfd, e);
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&s->lock);

@@ -143,6 +143,20 @@ def creates_take_shells_which_are_made_anew():
 
 
 @test
+def shells_are_passed_over_when_files_have_been_replaced():
+    for name in ("base.ext4", "kernel"):
+        with Server("--pool-size", "2") as s:
+            s.create()
+            old = wait_shells(s, 2)
+            with open(f"{s.folder}/new", "w") as f:
+                f.write("another")
+            os.rename(f"{s.folder}/new", f"{s.folder}/{name}")
+            b = s.create()
+            assert b.id not in [id for _, id in old] and b.run("echo up")["stdout"] == "up\n"
+            assert b.control("info")["restored"] and "is another file now" in s.log()
+
+
+@test
 def shells_that_cannot_be_made_are_missed_by_nobody():
     with Server("--pool-size", "2", start=False) as s:
         s.fault("prepare", "refuse !")

@@ -59,16 +59,27 @@ void machine_connect(struct machine *m)
 	check(vmm_client_connect(m->socket, &ops, m->events, &m->client, &e) == 0, "%s", e.msg);
 }
 
+/* Of the oldest machine that is left: where a test has the files that its machines share. */
+static char shared_dir[sizeof(((struct machine *)0)->dir)];
+
+/* Always in a jail: so what it must be able to do is tested by every test. */
 void machine_start(struct machine *m)
 {
-	struct vmm_spawn s = {
-	    .program = "build/dormouse-vmm", .socket_path = m->socket, .with_parent = true};
+	const char *const readable[] = {"build/guests", NULL};
+	const char *const writable[] = {m->dir, shared_dir, NULL};
+	struct vmm_spawn s = {.program = "build/dormouse-vmm",
+			      .socket_path = m->socket,
+			      .with_parent = true,
+			      .readable = readable,
+			      .writable = writable};
 	char log[96];
 	struct err e;
 
 	memset(m, 0, sizeof(*m));
 	strcpy(m->dir, "/tmp/dormouse-kvm-XXXXXX");
 	check(mkdtemp(m->dir), "%s", strerror(errno));
+	if (access(shared_dir, F_OK))
+		strcpy(shared_dir, m->dir);
 	snprintf(m->socket, sizeof(m->socket), "%s/vmm.sock", m->dir);
 	snprintf(m->console, sizeof(m->console), "%s/console", m->dir);
 	snprintf(log, sizeof(log), "%s/log", m->dir);

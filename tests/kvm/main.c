@@ -248,6 +248,30 @@ static void expect_refusal(struct machine *m, json_t *more, int code, const char
 	check(!strcmp(text(machine_must(m, "info"), "state"), "new"), "state");
 }
 
+/* Files of the host that the process was not given, though root could open them. */
+static void the_jail(void)
+{
+	struct machine m;
+	json_t *jail;
+
+	machine_start(&m);
+	jail = json_object_get(machine_must(&m, "info"), "jail");
+	check(number(jail, NULL, "landlock") > 0, "a kernel without Landlock");
+	expect_refusal(&m, json_pack("{ss}", "kernel", "/etc/passwd"), -EACCES, "/etc/passwd");
+	expect_refusal(&m, json_pack("{ss}", "kernel", "/proc/self/maps"), -EACCES, "maps");
+	expect_refusal(&m, json_pack("{s[{ss}]}", "disks", "path", "/etc/passwd"), -EACCES,
+		       "/etc/passwd");
+	/* What may be read may not be written, and nothing may be made beside it. */
+	expect_refusal(&m, json_pack("{ss}", "console", "build/guests/hello.elf"), -EACCES,
+		       "hello.elf");
+	expect_refusal(&m, json_pack("{ss}", "console", "build/guests/made"), -EACCES, "made");
+	expect_refusal(&m, json_pack("{ss}", "console", "/tmp/dormouse-kvm-made"), -EACCES,
+		       "dormouse-kvm-made");
+	expect_refusal(&m, json_pack("{s{ss}}", "vsock", "path", "/tmp/dormouse-kvm-sock"), -EACCES,
+		       "dormouse-kvm-sock");
+	machine_cleanup(&m);
+}
+
 /* Whatever is wrong, the process lives and the machine can be configured again. */
 static void bad_configurations(void)
 {
@@ -259,7 +283,7 @@ static void bad_configurations(void)
 	odd = machine_file(&m, "odd", "", 1000);
 	disk = machine_file(&m, "disk", "", 4096);
 	expect_refusal(&m, json_pack("{ss}", "kernel", "/nonexistent"), -ENOENT, "/nonexistent");
-	expect_refusal(&m, json_pack("{ss}", "kernel", "/tmp"), -ENOEXEC, "/tmp");
+	expect_refusal(&m, json_pack("{ss}", "kernel", m.dir), -ENOEXEC, m.dir);
 	expect_refusal(&m, json_pack("{ss}", "kernel", torn), -ENOEXEC, "torn");
 	expect_refusal(&m, json_pack("{ss}", "kernel", disk), -ENOEXEC, "not an ELF");
 	expect_refusal(&m, json_pack("{si}", "memory_mib", 32), -EINVAL, "memory_mib");
@@ -450,6 +474,7 @@ static const struct test tests[] = {
     {"a loop of descriptors breaks one device alone", descriptor_loop},
     {"a descriptor behind the table breaks one device alone", descriptor_behind_the_table},
     {"a paused guest does not run, a resumed one does", pause_and_resume},
+    {"a jailed process reaches the files that it was given", the_jail},
     {"bad configurations are refused by name and cost nothing", bad_configurations},
     {"one overlay has one machine", a_disk_has_one_machine},
     {"bad lines are refused by name", bad_lines},

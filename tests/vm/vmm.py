@@ -99,12 +99,24 @@ class Control:
 class Vmm:
     """A dormouse-vmm process with a directory of its own; a context manager that leaves neither."""
 
+    directories = []  # of all there are: machines of one test share files
+
     def __init__(self, directory=None):
         self._own_directory = directory is None
         scratch = os.environ.get("DORMOUSE_SCRATCH", "/var/tmp")
         self.directory = directory or tempfile.mkdtemp(prefix="vm-", dir=scratch)
+        self.directories.append(self.directory)
         self.process = None
         self.control = None
+
+    def jail(self):
+        """Options as the server gives them."""
+        options = ["--jail"]
+        for name in ("kernel", "mini.ext4", "base.ext4"):
+            options += ["--read", os.path.join(BUILD, name)]
+        for directory in self.directories:
+            options += ["--write", directory]
+        return options
 
     def path(self, name):
         return os.path.join(self.directory, name)
@@ -114,7 +126,7 @@ class Vmm:
         for name in ("vmm.sock", "vsock.sock"):
             if os.path.lexists(self.path(name)):
                 os.unlink(self.path(name))
-        argv = [os.path.join(BUILD, "dormouse-vmm"), "--socket", self.path("vmm.sock"), *options]
+        argv = [os.path.join(BUILD, "dormouse-vmm"), "--socket", self.path("vmm.sock"), *self.jail(), *options]
         with open(self.path("vmm.log"), "ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         while not os.path.exists(self.path("vmm.sock")):

@@ -26,11 +26,13 @@
 struct bench {
 	/* options */
 	const char *vmm, *guests, *json_path;
-	bool linux_guest, realtime;
+	bool linux_guest, realtime, no_jail;
 	char *kernel, *image; /* of the Linux guest */
 	int samples, forks, memory_mib, fill_mib;
 	/* state */
-	char dir[100];	/* scratch, ours, removed at the end */
+	char dir[100];		/* scratch, ours, removed at the end */
+	struct vmm_spawn spawn; /* program and jail of every VMM; borrows from here */
+	const char *readable[4], *writable[2];
 	json_t *series; /* array: what was measured */
 	json_t *facts;	/* object: what is told beside it */
 	unsigned int next_dir;

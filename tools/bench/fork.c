@@ -32,7 +32,7 @@ static int run_timed(struct bench *b, const struct scene *s, struct vmm *v, stru
 	uint64_t begun_ns = clock_mono_ns();
 	double sent_us, answered_us;
 	json_t *answer = NULL;
-	int rc = vmm_start(v, b->vmm, v->dir, e);
+	int rc = vmm_start(v, &b->spawn, v->dir, e);
 
 	if (rc == 0)
 		rc = vmm_connect(v, e);
@@ -138,7 +138,7 @@ static int start_all(struct bench *b, struct vmm *v, bool ready, struct err *e)
 	int rc = 0;
 
 	for (int i = 0; i < b->forks && rc == 0; i++) {
-		rc = vmm_start(&v[i], b->vmm, v[i].dir, e);
+		rc = vmm_start(&v[i], &b->spawn, v[i].dir, e);
 		if (rc == 0)
 			rc = vmm_connect(&v[i], e);
 		if (rc == 0 && ready)

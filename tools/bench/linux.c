@@ -106,7 +106,7 @@ static json_t *config(const struct bench *b, const char *op, const char *dir, js
 
 static int boot(struct bench *b, struct vmm *v, json_t *layers, struct err *e)
 {
-	int rc = vmm_start(v, b->vmm, v->dir, e);
+	int rc = vmm_start(v, &b->spawn, v->dir, e);
 
 	if (rc == 0)
 		rc = vmm_connect(v, e);
@@ -155,7 +155,7 @@ static int restore(struct bench *b, const struct scene *s, struct vmm *v, struct
 static int start_and_restore(struct bench *b, const struct scene *s, struct vmm *v, bool shell,
 			     uint64_t *begun_ns, struct err *e)
 {
-	int rc = vmm_start(v, b->vmm, v->dir, e);
+	int rc = vmm_start(v, &b->spawn, v->dir, e);
 
 	if (rc == 0)
 		rc = vmm_connect(v, e);

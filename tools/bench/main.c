@@ -79,6 +79,7 @@ static int usage(FILE *out)
 	    "  --dir DIR      scratch space (default $DORMOUSE_SCRATCH, or /var/tmp)\n"
 	    "  --vmm FILE     dormouse-vmm (default: beside this program)\n"
 	    "  --guests DIR   where bench.elf is (default: guests/ beside this program)\n"
+	    "  --no-jail      VMM processes without a jail\n"
 	    "  --linux        a Linux guest, in place of COMMAND: boot, create, wake, each to the\n"
 	    "                 answer of a first command in it. Needs KVM that runs Linux\n"
 	    "  --kernel FILE  of the Linux guest (default: kernel beside this program)\n"
@@ -127,14 +128,21 @@ static void replace(char **path, const char *by)
 /* Return: 0, or an exit code + 1. */
 static int parse(struct bench *b, int argc, char **argv, const char **scratch)
 {
-	static const struct option options[] = {
-	    {"json", required_argument, NULL, 'j'},   {"samples", required_argument, NULL, 's'},
-	    {"forks", required_argument, NULL, 'f'},  {"memory", required_argument, NULL, 'm'},
-	    {"fill", required_argument, NULL, 'F'},   {"dir", required_argument, NULL, 'd'},
-	    {"vmm", required_argument, NULL, 'v'},    {"guests", required_argument, NULL, 'g'},
-	    {"linux", no_argument, NULL, 'l'},	      {"realtime", no_argument, NULL, 'r'},
-	    {"kernel", required_argument, NULL, 'k'}, {"image", required_argument, NULL, 'i'},
-	    {"help", no_argument, NULL, 'h'},	      {0}};
+	static const struct option options[] = {{"json", required_argument, NULL, 'j'},
+						{"samples", required_argument, NULL, 's'},
+						{"forks", required_argument, NULL, 'f'},
+						{"memory", required_argument, NULL, 'm'},
+						{"fill", required_argument, NULL, 'F'},
+						{"dir", required_argument, NULL, 'd'},
+						{"vmm", required_argument, NULL, 'v'},
+						{"guests", required_argument, NULL, 'g'},
+						{"linux", no_argument, NULL, 'l'},
+						{"realtime", no_argument, NULL, 'r'},
+						{"kernel", required_argument, NULL, 'k'},
+						{"image", required_argument, NULL, 'i'},
+						{"no-jail", no_argument, NULL, 'J'},
+						{"help", no_argument, NULL, 'h'},
+						{0}};
 	int opt, bad = 0;
 
 	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
@@ -156,6 +164,8 @@ static int parse(struct bench *b, int argc, char **argv, const char **scratch)
 			b->guests = optarg;
 		else if (opt == 'r')
 			b->realtime = true;
+		else if (opt == 'J')
+			b->no_jail = true;
 		else if (opt == 'l')
 			b->linux_guest = true;
 		else if (opt == 'k')
@@ -251,6 +261,25 @@ static int become_realtime(void)
 	return 2;
 }
 
+/* As the server does it. */
+static void set_jail(struct bench *b)
+{
+	unsigned int n = 0;
+
+	b->spawn.program = b->vmm;
+	b->spawn.with_parent = true;
+	if (b->no_jail)
+		return;
+	b->readable[n++] = b->guests;
+	if (b->kernel && b->image) {
+		b->readable[n++] = b->kernel;
+		b->readable[n] = b->image;
+	}
+	b->writable[0] = b->dir;
+	b->spawn.readable = b->readable;
+	b->spawn.writable = b->writable;
+}
+
 static int run_in_scratch(struct bench *b, const char *scratch, int argc, char **argv)
 {
 	char path[150];
@@ -261,6 +290,7 @@ static int run_in_scratch(struct bench *b, const char *scratch, int argc, char *
 		fprintf(stderr, "dormouse-bench: no scratch directory in %s\n", scratch);
 		return 1;
 	}
+	set_jail(b);
 	b->series = json_array();
 	b->facts = json_object();
 	rc = run(b, argc, argv);

@@ -70,7 +70,7 @@ int machine_start(struct bench *b, struct vmm *v, struct err *e)
 
 	*v = (struct vmm){.fd = -1, .pidfd = -1};
 	if (rc == 0)
-		rc = vmm_start(v, b->vmm, dir, e);
+		rc = vmm_start(v, &b->spawn, dir, e);
 	return rc ? rc : vmm_connect(v, e);
 }
 
@@ -214,7 +214,7 @@ static int boot(struct bench *b, struct scene *s, struct vmm *v, int dirty_mib, 
 	int rc;
 
 	snprintf(cmdline, sizeof(cmdline), "%d %d", b->fill_mib, dirty_mib);
-	rc = vmm_start(v, b->vmm, s->dir, e);
+	rc = vmm_start(v, &b->spawn, s->dir, e);
 	if (rc == 0)
 		rc = vmm_connect(v, e);
 	if (rc == 0)

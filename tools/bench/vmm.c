@@ -17,12 +17,13 @@
 
 #define READ_BYTES 65536
 
-int vmm_start(struct vmm *v, const char *program, const char *dir, struct err *e)
+int vmm_start(struct vmm *v, const struct vmm_spawn *how, const char *dir, struct err *e)
 {
 	char own[sizeof(v->dir)], log[200];
-	struct vmm_spawn s = {
-	    .program = program, .socket_path = v->socket, .log_path = log, .with_parent = true};
+	struct vmm_spawn s = *how;
 
+	s.socket_path = v->socket;
+	s.log_path = log;
 	snprintf(own, sizeof(own), "%s", dir); /* it may be v->dir */
 	*v = (struct vmm){.fd = -1, .pidfd = -1};
 	memcpy(v->dir, own, sizeof(own));

@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include "lib/err.h"
+#include "lib/vmm_client.h"
 
 /* Only ends what would hang for ever: a lab is slow. */
 #define VMM_HANG_MS 180000
@@ -29,8 +30,8 @@ struct vmm {
 	uint64_t sent_ns; /* when the last request was on its way */
 };
 
-/* Start a process in @dir. Return: 0 or -errno. */
-int vmm_start(struct vmm *v, const char *program, const char *dir, struct err *e);
+/* Start a process in @dir; of @how, program and jail are used. Return: 0 or -errno. */
+int vmm_start(struct vmm *v, const struct vmm_spawn *how, const char *dir, struct err *e);
 /* Connect to a started one. */
 int vmm_connect(struct vmm *v, struct err *e);
 /* Kill it, wait, free. A struct of zeros is fine. */
