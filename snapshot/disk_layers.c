@@ -52,6 +52,7 @@ static void last_flush_done(struct disk_req *r, int result)
 
 static void release(struct layers_disk *d)
 {
+	disk_layers_unprepare(&d->disk);
 	aio_fini(&d->aio);
 	chain_fini(&d->chain);
 	free(d);
@@ -203,49 +204,93 @@ int disk_layers_open(struct disk **out, const struct disk_layers_config *c, stru
 	return 0;
 }
 
-int disk_layers_switch(struct disk *disk, const char *new_path,
-		       void (*sealed)(void *opaque, int result), void *opaque, struct err *e)
+void disk_layers_unprepare(struct disk *disk)
 {
 	struct layers_disk *d = layers_of(disk);
-	struct layer *l;
-	int rc;
 
+	if (!d->next)
+		return;
+	unlink(d->next->path);
+	layer_close(d->next);
+	free(d->next);
+	d->next = NULL;
+}
+
+static int can_switch(const struct layers_disk *d, struct err *e)
+{
 	if (!d->top)
 		return err_set(e, -EROFS, "disk: without a writable layer");
 	if (d->seal.running)
 		return err_set(e, -EBUSY, "disk: the layer before is still being sealed");
-	if (d->writes || d->deferred)
-		return err_set(e, -EBUSY, "disk: writes are in flight");
+	return 0;
+}
+
+static int create_next(struct layers_disk *d, struct layer *l, const char *path, struct err *e)
+{
+	int rc = layer_open(l, path, LAYER_WRITE | LAYER_NEW, e);
+
+	if (rc < 0)
+		return rc;
+	rc = layers_fault(d, "header");
+	if (rc < 0)
+		err_sys(e, rc, "layer %s: writing the header", path);
+	else
+		rc = layer_init(l, d->disk.size_bytes, d->top, &d->chain.base, e);
+	if (rc < 0) {
+		unlink(path);
+		layer_close(l);
+	}
+	return rc;
+}
+
+int disk_layers_prepare(struct disk *disk, const char *new_path, struct err *e)
+{
+	struct layers_disk *d = layers_of(disk);
+	struct layer *l;
+	int rc = can_switch(d, e);
+
+	if (rc < 0)
+		return rc;
+	disk_layers_unprepare(disk);
 	rc = layers_fault(d, "switch");
 	if (rc < 0)
 		return err_sys(e, rc, "layer %s", new_path);
 	l = malloc(sizeof(*l));
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = layer_open(l, new_path, LAYER_WRITE | LAYER_NEW, e);
-	if (rc < 0) {
-		free(l);
-		return rc;
-	}
-	rc = layers_fault(d, "header");
+	rc = create_next(d, l, new_path, e);
 	if (rc < 0)
-		err_sys(e, rc, "layer %s: writing the header", new_path);
+		free(l);
 	else
-		rc = layer_init(l, d->disk.size_bytes, d->top, &d->chain.base, e);
+		d->next = l;
+	return rc;
+}
+
+int disk_layers_switch(struct disk *disk, const char *new_path,
+		       void (*sealed)(void *opaque, int result), void *opaque, struct err *e)
+{
+	struct layers_disk *d = layers_of(disk);
+	int rc = can_switch(d, e);
+
+	if (rc < 0)
+		return rc;
+	if (d->writes || d->deferred)
+		return err_set(e, -EBUSY, "disk: writes are in flight");
+	if (!d->next || strcmp(d->next->path, new_path))
+		rc = disk_layers_prepare(disk, new_path, e);
 	if (rc == 0)
-		rc = chain_add_open(&d->chain, l, e);
+		rc = chain_add_open(&d->chain, d->next, e);
 	if (rc == 0) {
 		rc = layers_seal_start(d, sealed, opaque, e);
 		if (rc < 0)
 			chain_drop(&d->chain);
 	}
 	if (rc < 0) {
-		unlink(new_path);
-		layer_close(l);
-		free(l);
+		disk_layers_unprepare(disk);
 		return rc;
 	}
-	d->top = l;
+	d->top = d->next;
+	d->next = NULL;
 	return 0;
 }
 

@@ -53,8 +53,21 @@ struct disk_layers_config {
 int disk_layers_open(struct disk **out, const struct disk_layers_config *c, struct err *e);
 
 /**
- * disk_layers_switch() - Freeze the disk's content of now, go on in a new layer
+ * disk_layers_prepare() - Make the file of the next layer, while the disk works
  * @new_path:	May not exist
+ *
+ * A disk_layers_switch() to it then makes no file. disk_layers_unprepare() removes it again; so
+ * do another disk_layers_prepare(), a switch to another path, and close.
+ *
+ * Return: as disk_layers_switch()
+ */
+int disk_layers_prepare(struct disk *d, const char *new_path, struct err *e);
+/* Idempotent. */
+void disk_layers_unprepare(struct disk *d);
+
+/**
+ * disk_layers_switch() - Freeze the disk's content of now, go on in a new layer
+ * @new_path:	May not exist, but if it was prepared
  * @sealed:	Called once, from the loop (or from within close): 0 when the content of
  *		now is durable, with its checksums, and its layers can be opened by others;
  *		-ECANCELED if the disk was closed before; or -errno

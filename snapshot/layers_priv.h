@@ -46,6 +46,7 @@ struct layers_disk {
 	struct aio aio;
 	struct chain chain;
 	struct layer *top;   /* the chain's last, if it is writable; else NULL */
+	struct layer *next;  /* owned: what disk_layers_prepare() has made; or NULL */
 	unsigned int writes; /* in flight */
 	struct disk_req *deferred, **deferred_end;
 	struct disk_req *flushes; /* that wait for the next round */

@@ -241,6 +241,28 @@ static void disk_sealed(void *opaque, int result)
 	part_ended(c, result, "sealing a layer of the disk");
 }
 
+static void unprepare_disks(struct vm *vm)
+{
+	for (unsigned int i = 0; i < vm->shape.disks; i++)
+		disk_layers_unprepare(vm->disks[i]);
+}
+
+/* Files are made before the pause: a file system may let wait for that. */
+static int prepare_disks(struct vm *vm, const struct vm_checkpoint_config *cfg, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; i < cfg->overlays_n && !rc; i++) {
+		if (cfg->overlays[i])
+			rc = disk_layers_prepare(vm->disks[i], cfg->overlays[i], e);
+		if (rc)
+			err_wrap(e, rc, "disks[%u]", i);
+	}
+	if (rc)
+		unprepare_disks(vm);
+	return rc;
+}
+
 static int switch_disks(struct checkpoint *c, const struct vm_checkpoint_config *cfg, struct err *e)
 {
 	for (unsigned int i = 0; i < cfg->overlays_n; i++) {
@@ -322,9 +344,14 @@ int machine_checkpoint(struct vm *vm, const struct vm_checkpoint_config *cfg, ui
 	if (!rc && cfg->ram)
 		rc = loading_finish(vm, e);
 	if (!rc)
-		rc = create(&c, vm, cfg, e);
+		rc = prepare_disks(vm, cfg, e);
 	if (rc)
 		return rc;
+	rc = create(&c, vm, cfg, e);
+	if (rc) {
+		unprepare_disks(vm);
+		return rc;
+	}
 	began = clock_mono_ns();
 	vcpus_hold(vm);
 	devices_quiesce(vm->devices);
@@ -336,6 +363,7 @@ int machine_checkpoint(struct vm *vm, const struct vm_checkpoint_config *cfg, ui
 		rc = rc ? rc : rc2;
 	}
 	*pause_us = (clock_mono_ns() - began) / 1000;
+	unprepare_disks(vm);
 	if (rc)
 		give_up(vm, c, e);
 	else

@@ -328,3 +328,47 @@ Test(layers_switch, a_switch_with_writes_in_flight_is_refused)
 	k.disk->ops->drain(k.disk);
 	kit_fini(&k);
 }
+
+static int try_prepare(struct disk_kit *k, const char *name, char path[128])
+{
+	struct err e;
+
+	snprintf(path, 128, "%s/%s", k->dir, name);
+	return disk_layers_prepare(k->disk, path, &e);
+}
+
+Test(layers_switch, a_layer_may_be_made_before_the_switch)
+{
+	char next[128], other[128], data[4096], back[4096];
+	struct disk_kit k;
+
+	kit_init(&k, BASE_BYTES);
+	cr_assert_eq(kit_open(&k, BASE_BYTES, NULL), 0);
+	cr_assert_eq(try_prepare(&k, "layer1", next), 0);
+	cr_expect_eq(access(next, F_OK), 0);
+	/* What is written until the switch belongs to the layer that is frozen. */
+	memset(data, 'x', sizeof(data));
+	cr_assert_eq(kit_write(&k, 8192, data, sizeof(data)), 0);
+	cr_assert_eq(kit_switch(&k, NULL), 0);
+	cr_assert_str_eq(k.overlay, next);
+	cr_assert_eq(kit_wait_sealed(&k), 0);
+	cr_assert_eq(kit_read(&k, 8192, back, sizeof(back)), 0);
+	cr_assert_arr_eq(back, data, sizeof(data));
+	/* Given up: by request, for another one, by close. */
+	cr_assert_eq(try_prepare(&k, "given-up", next), 0);
+	disk_layers_unprepare(k.disk);
+	cr_expect(access(next, F_OK) < 0);
+	cr_assert_eq(try_prepare(&k, "given-up", next), 0);
+	cr_assert_eq(try_prepare(&k, "other", other), 0);
+	cr_expect(access(next, F_OK) < 0);
+	cr_expect_eq(access(other, F_OK), 0);
+	cr_assert_eq(try_prepare(&k, "layer1", next), -EEXIST);
+	cr_expect_eq(access(next, F_OK), 0, "a file that was there is left alone");
+	cr_assert_eq(try_prepare(&k, "other", other), 0);
+	kit_close(&k);
+	cr_expect(access(other, F_OK) < 0);
+	cr_assert_eq(kit_open(&k, BASE_BYTES, NULL), 0);
+	cr_assert_eq(kit_read(&k, 8192, back, sizeof(back)), 0);
+	cr_assert_arr_eq(back, data, sizeof(data));
+	kit_fini(&k);
+}
