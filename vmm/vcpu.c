@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The vCPUs' threads: entering the guest, parking, ending. See vm.h for the theory. */
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -12,6 +13,7 @@
 #define KICK_SIGNAL SIGUSR1
 /* Only what is touched is used; KVM's exits need no depth. */
 #define STACK_BYTES (64u << 10)
+#define SPIN_NS	    50000
 
 static void kick_handler(int sig)
 {
@@ -79,7 +81,7 @@ static void *vcpu_main(void *arg)
 	pthread_mutex_lock(&vm->park_lock);
 	while (!vm->stopping) {
 		if (must_park(vm)) {
-			v->parked = true;
+			__atomic_store_n(&v->parked, true, __ATOMIC_RELEASE);
 			pthread_cond_broadcast(&vm->parked);
 			pthread_cond_wait(&vm->parked, &vm->park_lock);
 			continue;
@@ -142,13 +144,38 @@ int vcpus_start(struct vm *vm, struct err *e)
 	return 0;
 }
 
+static bool all_parked(const struct vm *vm)
+{
+	for (unsigned int i = 0; i < vm->vcpus_n; i++)
+		if (vm->vcpus[i].started &&
+		    !__atomic_load_n(&vm->vcpus[i].parked, __ATOMIC_ACQUIRE))
+			return false;
+	return true;
+}
+
+/* They park within microseconds, as a rule: to sleep and be woken takes longer, in each pause. */
+static void spin_for_parked(const struct vm *vm)
+{
+	uint64_t until_ns = clock_mono_ns() + SPIN_NS;
+	cpu_set_t cpus;
+
+	/* On one CPU they would wait for us. */
+	if (sched_getaffinity(0, sizeof(cpus), &cpus) < 0 || CPU_COUNT(&cpus) < 2)
+		return;
+	while (!all_parked(vm) && clock_mono_ns() < until_ns)
+		;
+}
+
 /* Both locks held. A vCPU on its way may need the device lock first. */
 static void wait_parked(struct vm *vm)
 {
 	for (unsigned int i = 0; i < vm->vcpus_n; i++)
 		if (vm->vcpus[i].started)
 			kick(&vm->vcpus[i]);
+	pthread_mutex_unlock(&vm->park_lock);
 	pthread_mutex_unlock(&vm->lock);
+	spin_for_parked(vm);
+	pthread_mutex_lock(&vm->park_lock);
 	for (unsigned int i = 0; i < vm->vcpus_n; i++)
 		while (vm->vcpus[i].started && !vm->vcpus[i].parked)
 			pthread_cond_wait(&vm->parked, &vm->park_lock);
