@@ -363,6 +363,8 @@ void vm_fini(struct vm *vm)
 {
 	unmake(vm);
 	exit_trace_stop(&vm->trace);
+	if (vm->asking)
+		pthread_join(vm->asker, NULL);
 	free(vm->cpuid);
 	free(vm->msrs);
 	fd_close(&vm->kvm_fd);

@@ -184,8 +184,11 @@ struct vm {
 
 	/* KVM objects; -1 and NULL between boots. */
 	int kvm_fd, vm_fd;
-	struct kvm_cpuid2 *cpuid; /* owned: what KVM supports */
-	struct msr_list *msrs;	  /* owned: those of our vCPUs; NULL: not known yet */
+	struct kvm_cpuid2 *cpuid; /* owned: what KVM supports; of kvm_arch_cpuid() */
+	pthread_t asker;	  /* while asking: fills in cpuid and cpuid_rc */
+	bool asking;
+	int cpuid_rc;
+	struct msr_list *msrs; /* owned: those of our vCPUs; NULL: not known yet */
 	size_t run_bytes;
 	struct vcpu vcpus[VM_MAX_CPUS];
 	unsigned int vcpus_n;
@@ -423,6 +426,8 @@ void kvm_destroy(struct vm *vm);
 
 /* Architecture: before and after the memory slots; per vCPU. */
 int kvm_arch_check(struct vm *vm, struct err *e);
+/* What KVM supports, from kvm_arch_check(); waits for the answer. @out: lives as long as @vm. */
+int kvm_arch_cpuid(struct vm *vm, const struct kvm_cpuid2 **out, struct err *e);
 int kvm_arch_create_irqchip(struct vm *vm, struct err *e);
 int kvm_arch_vcpu_init(struct vcpu *v, struct err *e);
 /* Set v->cpuid, and make it what KVM has made of it. */
