@@ -81,7 +81,8 @@ def pack_and(setup_more, old_seed):
 
 def pack(action):
     setup, check = pack_and(lambda d: None, None)
-    return sweep(setup, lambda d: [RAM, "pack", f"{d}/raw", f"{d}/cold"], check, action)
+    n = sweep(setup, lambda d: [RAM, "pack", f"{d}/raw", f"{d}/cold"], check, action)
+    return f"{n} writes"
 
 
 def pack_over(action):
@@ -90,7 +91,8 @@ def pack_over(action):
         assert ram_tool("pack", f"{d}/old", f"{d}/cold").returncode == 0
 
     setup, check = pack_and(old, 2)
-    return sweep(setup, lambda d: [RAM, "pack", f"{d}/raw", f"{d}/cold"], check, action)
+    n = sweep(setup, lambda d: [RAM, "pack", f"{d}/raw", f"{d}/cold"], check, action)
+    return f"{n} writes"
 
 
 def unpack(action):
@@ -108,7 +110,8 @@ def unpack(action):
         assert same(f"{d}/raw", f"{d}/want"), "the image has changed on the way"
         assert sorted(os.listdir(d)) == ["cold", "raw", "want"], f"left behind: {os.listdir(d)}"
 
-    return sweep(setup, lambda d: [RAM, "unpack", f"{d}/cold", f"{d}/raw"], check, action)
+    n = sweep(setup, lambda d: [RAM, "unpack", f"{d}/cold", f"{d}/raw"], check, action)
+    return f"{n} writes"
 
 
 TESTS = [(f"dormouse-ram {name}, {what}", lambda f=f, a=a: f(a))

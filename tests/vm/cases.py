@@ -15,43 +15,10 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import docker  # noqa: E402
-from vmm import BUILD, COMMAND_S, HANG_S, TOP, Control, Ended, Vmm, VmmError, artifact  # noqa: E402
-
-CASES = {}
-
-
-def case(title):
-    """Register a test; the title is what TAP shows."""
-
-    def register(function):
-        CASES[function.__name__] = (title, function)
-        return function
-
-    return register
-
-
-def promise(name):
-    with open(os.path.join(TOP, "tests/bench/promises.json")) as f:
-        return json.load(f)[name]["limit"]
-
-
-def refused(code, word, call, *arguments, **fields):
-    """The call must be refused with this errno name and a message that contains word."""
-    try:
-        call(*arguments, **fields)
-    except VmmError as e:
-        assert e.code == code, f"{e}, expected {code}"
-        assert word in e.message, f"{e}, expected the word {word}"
-        return
-    raise AssertionError(f"not refused: {arguments} {fields}")
-
-
-def wait_until(what, condition):
-    """Poll for something that has no event. Only a hang ends it."""
-    deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.1)
+import travel  # noqa: E402, F401: its cases
+import travel_load  # noqa: E402, F401: its cases
+from suite import CASES, case, promise, refused, wait_until  # noqa: E402
+from vmm import BUILD, COMMAND_S, HANG_S, Control, Ended, Vmm, VmmError, artifact  # noqa: E402
 
 
 def mem_total_mib(vm):

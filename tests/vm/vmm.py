@@ -108,6 +108,8 @@ class Vmm:
         self.directories.append(self.directory)
         self.process = None
         self.control = None
+        self.restores = 0
+        self.configured = None  # what the running machine was made from
 
     def jail(self):
         """Options as the server gives them."""
@@ -121,14 +123,15 @@ class Vmm:
     def path(self, name):
         return os.path.join(self.directory, name)
 
-    def spawn(self, *options):
-        """Start the process and connect to it."""
+    def spawn(self, *options, fault=None):
+        """Start the process and connect to it. fault: one of docs/testing.md, "Faults of dormouse-vmm"."""
+        env = {**os.environ, "DORMOUSE_VMM_FAULT": fault} if fault else None
         for name in ("vmm.sock", "vsock.sock"):
             if os.path.lexists(self.path(name)):
                 os.unlink(self.path(name))
         argv = [os.path.join(BUILD, "dormouse-vmm"), "--socket", self.path("vmm.sock"), *self.jail(), *options]
         with open(self.path("vmm.log"), "ab") as log:
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         while not os.path.exists(self.path("vmm.sock")):
             if self.process.poll() is not None:
                 raise AssertionError(f"dormouse-vmm exited with {self.process.returncode}: {self.tail('vmm.log')}")
@@ -156,9 +159,72 @@ class Vmm:
         """Configure and boot, to the moment the agent is ready; returns the ready event."""
         if not self.process:
             self.spawn()
-        self.control.call("configure", **self.config(**config))
+        self.configured = self.config(**config)
+        self.control.call("configure", **self.configured)
         self.control.call("boot")
         return self.control.wait_event("ready")
+
+    def prepare(self, config):
+        """Make the process a shell that fits a machine of this configuration."""
+        if not self.process:
+            self.spawn()
+        shape = {key: config[key] for key in ("cpus", "memory_mib")}
+        self.control.call("prepare", disks=len(config["disks"]), vsock=True, **shape)
+
+    def request_checkpoint(self, name, resume=True):
+        """Checkpoint it; returns what restore() takes, which is durable only after the event."""
+        disk = self.configured["disks"][0]
+        top = self.path(f"{name}.top")
+        image = {
+            "name": name,
+            "state": self.path(f"{name}.state"),
+            "ram": self.path(f"{name}.ram"),
+            "config": self.configured,
+            "disk": {"path": disk["path"], "layers": [*disk.get("layers", []), disk["overlay"]]},
+        }
+        files = {key: image[key] for key in ("name", "state", "ram")}
+        answer = self.control.call("checkpoint", **files, disks=[{"overlay": top}], resume=resume)
+        self.configured = {**self.configured, "disks": [{**image["disk"], "overlay": top}]}
+        image["pause_us"] = answer["pause_us"]
+        return image
+
+    def checkpoint(self, name, resume=True):
+        """The same, to the moment all is durable."""
+        image = self.request_checkpoint(name, resume)
+        event = self.control.wait_event("checkpoint")
+        assert event["name"] == name and event["ok"], event
+        print(f"checkpoint {name}: pause {image['pause_us']} us, RAM {event['ram_bytes'] >> 20} MiB", flush=True)
+        return image
+
+    def shut_down(self):
+        """Pull the plug, to the end of the process."""
+        self.control.call("shutdown")
+        assert self.process.wait(HANG_S) == 0
+        self.process = None
+
+    def restore(self, image, size_mib=None, op="restore", **fields):
+        """Make this process the machine of a checkpoint, with a new layer on its disk. Not renewed yet."""
+        if not self.process:
+            self.spawn()
+        self.restores += 1
+        disk = {**image["disk"], "overlay": self.path(f"restored-{self.restores}")}
+        if size_mib:
+            disk["size_mib"] = size_mib
+        self.configured = {
+            **image["config"],
+            "disks": [disk],
+            "vsock": {"path": self.path("vsock.sock")},
+            "console": self.path("console.log"),
+        }
+        sent = self.configured if op == "restore" else {"disks": [disk]}
+        answer = self.control.call(op, **sent, **{"state": image["state"], "ram": image["ram"], **fields})
+        print(f"{op} {image['name']}: {answer[f'{op}_us']} us", flush=True)
+        assert self.info()["restored"]
+        return answer
+
+    def renew(self, machine_id="", root_bytes=0):
+        """What the server does first after a restore; the processes run from then on."""
+        self.guest("renew", "generation", machine_id, "sandbox", str(root_bytes))
 
     def guest(self, *argv, check=True):
         """Run vm-guest, for instance guest("exec", "uname", "-a"); returns its stdout."""
@@ -171,11 +237,10 @@ class Vmm:
         return done.stdout if check else done
 
     def start(self, *argv):
-        """vm-guest in the background; the Popen, with stdin and stdout as pipes of bytes."""
+        """vm-guest in the background; the Popen, all of whose streams are pipes of bytes, unbuffered."""
         program = os.path.join(BUILD, "test/vm-guest")
-        return subprocess.Popen(
-            [program, self.path("vsock.sock"), *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        return subprocess.Popen([program, self.path("vsock.sock"), *argv], bufsize=0, **pipes)
 
     def sh(self, script, check=True):
         return self.guest("exec", "/bin/sh", "-c", script, check=check)
