@@ -71,7 +71,7 @@ help:
 ## make test       all tests, one suite after the other (docs/testing.md); the last line is the totals
 ## make unit       unit tests under ASan and UBSan
 ## make fuzz       every fuzz target for a bounded number of runs
-## make fault      programs killed, and disks full, at every durable write
+## make fault      programs killed, and disks full, at every durable write (FAULT_POINTS=N: at N of them)
 ## make kvm        tiny guests on the native /dev/kvm
 ## make img        dormouse-img, on layers that the test writes after docs/disk-format.md
 ## make lab        does the lab notice its own death, and keep output apart and complete
@@ -214,8 +214,13 @@ $(B)/test/fault.so: tests/fault/shim.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -O2 -fPIC -shared -o $@ $<
 
+# The shim reaches a program only where its calls go through the dynamic linker.
+$(B)/fault/dormouse-vmm: $(B)/obj/vmm/main.o $(call arch,obj,vmm snapshot devices lib)
+	@mkdir -p $(@D)
+	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
+
 .PHONY: fault
-fault: $(PROGRAMS) $(B)/test/fault.so $(GUESTS)
+fault: $(PROGRAMS) $(B)/fault/dormouse-vmm $(B)/test/fault.so $(GUESTS)
 	@tests/run tap fault tests/fault/run
 
 # --- the lab (docs/lab.md) and the tests that need Linux guests ------------------
@@ -264,7 +269,7 @@ demo:
 	@tests/demo/run
 # In this order: what is quick and close to the cause first.
 test:
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api lab vm sdk
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api lab vm sdk
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)

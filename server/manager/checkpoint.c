@@ -321,14 +321,16 @@ static void tell_done(struct manager *m)
 	pthread_mutex_unlock(&m->layers->lock);
 }
 
-static void record_end(struct sandbox *s, struct checkpoint_row *row)
+/* Return: 0; -errno if nobody can know yet: on a full disk. */
+static int record_end(struct sandbox *s, struct checkpoint_row *row)
 {
 	struct err e;
 	int rc = store_checkpoint_update(s->m->store, row, NULL, &e);
 
-	/* On a full disk it stays `processing`, and has failed after the next start. */
-	if (rc && rc != -ENOENT)
+	if (rc && rc != -ENOENT) {
 		log_error("checkpoint %s: %s", row->id, e.msg);
+		return rc;
+	}
 	if (row->status == CHECKPOINT_FAILED) {
 		log_warn("checkpoint %s of sandbox %s failed: %s", row->id, s->row.id,
 			 row->error ? row->error : "out of memory");
@@ -338,6 +340,19 @@ static void record_end(struct sandbox *s, struct checkpoint_row *row)
 			 (long long)(row->ram_bytes + row->state_bytes + row->disk_bytes));
 	}
 	tell_done(s->m);
+	return 0;
+}
+
+/* Whoever waits for it is to hear of its end once there is room again. */
+static void record_end_at_last(struct sandbox *s, struct checkpoint_row *row)
+{
+	struct layers *l = s->m->layers;
+
+	while (record_end(s, row) && !manager_interrupted(s->m)) {
+		pthread_mutex_lock(&l->lock);
+		checkpoint_wait_turn(l);
+		pthread_mutex_unlock(&l->lock);
+	}
 }
 
 /* It is the sandbox's current one, unless that has been taken elsewhere since. */
@@ -366,6 +381,7 @@ struct write_out {
 	struct sandbox *s; /* a reference */
 	struct checkpoint_row row;
 	char new_layer[UUID_SIZE];
+	struct err failed; /* code 0: it is being written */
 };
 
 static int64_t size_of(struct manager *m, const char *id, const char *file)
@@ -392,8 +408,8 @@ static void write_out_job(void *arg)
 	struct checkpoint_row *row = &w->row;
 	struct sandbox *s = w->s;
 	uint64_t ram = 0, disk = 0;
-	struct err e;
-	int rc = vm_checkpoint_wait(s, row->id, &ram, &disk, &e);
+	struct err e = w->failed;
+	int rc = e.code ? e.code : vm_checkpoint_wait(s, row->id, &ram, &disk, &e);
 
 	/* When the daemon stops, the next one decides. */
 	if (rc != -ECANCELED) {
@@ -410,15 +426,16 @@ static void write_out_job(void *arg)
 			if (!row->automatic)
 				become_current(s, row, w->new_layer);
 		}
-		record_end(s, row);
+		record_end_at_last(s, row);
 	}
 	checkpoint_row_fini(row);
 	sandbox_put(s);
 	free(w);
 }
 
-/* @row is copied. Return: 0 or -ENOMEM, -EAGAIN. */
-static int write_out(struct sandbox *s, const char *id, const char *new_layer, struct err *e)
+/* @failed: it has failed, and that is to be recorded; or NULL. Return: 0 or -ENOMEM, -EAGAIN. */
+static int write_out(struct sandbox *s, const char *id, const char *new_layer,
+		     const struct err *failed, struct err *e)
 {
 	struct write_out *w = calloc(1, sizeof(*w));
 	int rc;
@@ -426,6 +443,8 @@ static int write_out(struct sandbox *s, const char *id, const char *new_layer, s
 	if (!w)
 		return err_set(e, -ENOMEM, "out of memory");
 	w->s = s;
+	if (failed)
+		w->failed = *failed;
 	snprintf(w->new_layer, sizeof(w->new_layer), "%s", new_layer);
 	rc = store_checkpoint_get(s->m->store, id, &w->row, e);
 	if (!rc) {
@@ -457,10 +476,12 @@ static void take(struct sandbox *s, struct checkpoint_row *row, const char *new_
 	if (commit_switch(s, switched, &commit))
 		log_error("sandbox %s: %s", s->row.id, commit.msg);
 	if (!rc)
-		rc = write_out(s, row->id, new_layer, &e);
+		rc = write_out(s, row->id, new_layer, NULL, &e);
 	if (rc) {
 		set_failed(row, e.msg);
-		record_end(s, row);
+		e.code = rc;
+		if (record_end(s, row) && write_out(s, row->id, new_layer, &e, &commit))
+			log_error("checkpoint %s: %s", row->id, commit.msg);
 	}
 }
 

@@ -33,4 +33,7 @@ int commit_switch(struct sandbox *s, bool switched, struct err *e);
 /* After a failure: does the VMM write to the pending top layer? */
 bool vm_has_switched(struct sandbox *s);
 
+/* Under its lock: until a checkpoint is not being written any more, for a second at most. */
+void checkpoint_wait_turn(struct layers *l);
+
 #endif

@@ -87,9 +87,9 @@ int checkpoint_list(struct manager *m, const char *sandbox_id, struct checkpoint
 
 /* --- waiting ---------------------------------------------------------------------------------- */
 
-static void wait_turn(struct layers *l, uint64_t now_ms)
+void checkpoint_wait_turn(struct layers *l)
 {
-	uint64_t until = now_ms + WAIT_TURN_MS;
+	uint64_t until = clock_mono_ms() + WAIT_TURN_MS;
 	struct timespec t = {.tv_sec = (time_t)(until / 1000),
 			     .tv_nsec = (long)(until % 1000) * 1000000};
 
@@ -114,7 +114,7 @@ int checkpoint_wait(struct manager *m, const char *id, int timeout_ms, struct ch
 			rc = err_set(e, -EAGAIN, "the checkpoint is still being written");
 			break;
 		}
-		wait_turn(l, now);
+		checkpoint_wait_turn(l);
 	}
 	pthread_mutex_unlock(&l->lock);
 	return rc;

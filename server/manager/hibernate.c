@@ -124,11 +124,11 @@ static int hibernate(struct sandbox *s, struct err *e)
 
 	if (!rc)
 		rc = uuid_make(id, e);
-	if (!rc)
-		rc = make_image_dir(s, id, e);
 	if (rc)
 		return rc;
-	rc = guest_freeze(s, true, e);
+	rc = make_image_dir(s, id, e);
+	if (!rc)
+		rc = guest_freeze(s, true, e);
 	if (rc) {
 		hibernation_remove(s, id);
 		return rc;

@@ -80,6 +80,7 @@ static void on_tick(struct loop_source *source, uint32_t events)
 		return;
 	for_each_sandbox(m, tick_sandbox);
 	pool_check(m);
+	store_settle(m->store);
 	if (++m->ticks % 3600 == 0) {
 		struct err e;
 

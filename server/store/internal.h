@@ -41,6 +41,7 @@ struct store {
 	pthread_mutex_t lock;
 	sqlite3 *db;
 	sqlite3_stmt *prepared[ST_COUNT];
+	bool unsettled; /* a commit may have failed since the last one that did not */
 };
 
 /* Say what SQLite says. Return: the -errno for it. */

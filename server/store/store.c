@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/log.h"
 #include "server/store/internal.h"
 
 /* Entry n brings version n to n + 1. Never change one that was released: add another. */
@@ -58,6 +59,8 @@ int store_error(struct store *s, struct err *e, const char *what)
 		rc = -ENOSPC;
 	else if (code == SQLITE_NOMEM)
 		rc = -ENOMEM;
+	if (code != SQLITE_CONSTRAINT)
+		s->unsettled = true;
 	return err_set(e, rc, "state database: %s: %s", what,
 		       s->db ? sqlite3_errmsg(s->db) : "out of memory");
 }
@@ -140,6 +143,21 @@ int store_open(const char *path, struct store **out, struct err *e)
 fail:
 	store_close(s);
 	return rc;
+}
+
+void store_settle(struct store *s)
+{
+	bool settled = false;
+	struct err e;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->unsettled && !db_exec(s, "INSERT OR REPLACE INTO meta VALUES ('settled', 1)", &e)) {
+		s->unsettled = false;
+		settled = true;
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (settled)
+		log_info("state database: it can be written again");
 }
 
 void store_close(struct store *s)

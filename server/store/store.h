@@ -135,6 +135,13 @@ int store_open(const char *path, struct store **out, struct err *e);
 /* NULL is fine. */
 void store_close(struct store *s);
 
+/*
+ * After a commit that failed: make one that does not. What failed was told to nobody, but may be in
+ * the journal, whole, so that a crash would bring it back; the next commit is written over it.
+ * Costs nothing when none has failed. Called now and then.
+ */
+void store_settle(struct store *s);
+
 /* All of these: 0 or -errno (-ENOSPC for a full disk). */
 int store_sandbox_insert(struct store *s, const struct sandbox_row *row, struct err *e);
 /* @error may be NULL. */

@@ -15,6 +15,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 DAEMON = os.environ.get("DORMOUSED", os.path.join(TOP, "build/dormoused"))
 AGENT = os.environ.get("FAKE_VMM_AGENT", os.path.join(TOP, "build/dormouse-agent"))
+FOLDER = "/tmp"  # sockets are below it: short
 KEY = "osb_0123456789abcdef"
 IMAGES = ["base", "mini", "refused", "nospace", "dies", "silent", "slow", "deaf", "hung"]
 
@@ -73,7 +74,7 @@ class Server:
     """dormoused on a state directory of its own, or on one that another server left."""
 
     def __init__(self, *options, state=None, listen=None, start=True, env={}):
-        self.folder = state.folder if state else tempfile.mkdtemp(prefix="dm-", dir="/tmp")
+        self.folder = state.folder if state else tempfile.mkdtemp(prefix="dm-", dir=FOLDER)
         self.state = os.path.join(self.folder, "state")
         self.socket = os.path.join(self.folder, "d.sock")
         self.log_path = os.path.join(self.folder, "log")

@@ -2,9 +2,10 @@
 /*
  * Preloaded into a program: counts the calls that change files, and lets the n-th fail.
  *
- *	FAULT_COUNT	file that holds the count: the same for all processes of a test
+ *	FAULT_COUNT	file of two 64 bit numbers, the same for all processes of a test: how many
+ *calls there were; and which is to fail, from 1 (0: none), which may change at any time
  *	FAULT_UNDER	only files below this directory count (and all that goes through io_uring)
- *	FAULT_AT	which call, from 1; 0 or nothing: they are counted only
+ *	FAULT_ALONE	programs that this one starts are left alone
  *	FAULT_ACTION	"kill": the process that calls is killed before the call; "kill-group": all
  *of its process group; "tear": as kill-group, after half of what a write should write; or the name
  *of an errno: this call and all after it fail with it
@@ -34,7 +35,7 @@ enum action { NOTHING, KILL, KILL_GROUP, TEAR, FAIL };
 
 static struct {
 	uint64_t *count; /* shared by all processes */
-	uint64_t at;
+	uint64_t *at;	 /* likewise */
 	enum action action;
 	int code;
 	char under[PATH_MAX];
@@ -53,20 +54,21 @@ static const struct {
 __attribute__((constructor)) static void init(void)
 {
 	const char *count = getenv("FAULT_COUNT"), *under = getenv("FAULT_UNDER");
-	const char *at = getenv("FAULT_AT"), *action = getenv("FAULT_ACTION");
+	const char *action = getenv("FAULT_ACTION");
 	void *p;
 	int fd;
 
 	if (!count || !under)
 		return;
 	fd = open(count, O_RDWR | O_CLOEXEC);
-	p = fd < 0 ? MAP_FAILED : mmap(NULL, 8, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	p = fd < 0 ? MAP_FAILED : mmap(NULL, 16, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (p == MAP_FAILED || strlen(under) >= sizeof(shim.under)) {
 		fprintf(stderr, "fault shim: %s: %s\n", count, strerror(errno));
 		_exit(99);
 	}
 	close(fd);
-	shim.at = at ? strtoull(at, NULL, 10) : 0;
+	if (getenv("FAULT_ALONE"))
+		unsetenv("LD_PRELOAD");
 	for (size_t i = 0; i < sizeof(actions) / sizeof(actions[0]); i++)
 		if (action && !strcmp(action, actions[i].name)) {
 			shim.action = actions[i].action;
@@ -75,6 +77,7 @@ __attribute__((constructor)) static void init(void)
 	strcpy(shim.under, under);
 	shim.under_len = strlen(under);
 	shim.count = p;
+	shim.at = shim.count + 1;
 }
 
 static void die(void)
@@ -87,12 +90,13 @@ static void die(void)
 /* This call counts. Return: whether it is to fail; errno is set. */
 static bool here(bool tears)
 {
-	uint64_t n;
+	uint64_t n, at;
 
 	if (!shim.count)
 		return false;
 	n = __atomic_add_fetch(shim.count, 1, __ATOMIC_SEQ_CST);
-	if (!shim.at || n < shim.at || (n > shim.at && shim.action != FAIL))
+	at = __atomic_load_n(shim.at, __ATOMIC_SEQ_CST);
+	if (!at || n < at || (n > at && shim.action != FAIL))
 		return false;
 	if (shim.action == FAIL) {
 		errno = shim.code;
@@ -224,6 +228,12 @@ int io_uring_submit(struct io_uring *ring)
 
 /* --- names ----------------------------------------------------------------------------- */
 
+/* What gives space back works on a full disk. */
+static bool removal_fails(void)
+{
+	return here(false) && shim.code != ENOSPC;
+}
+
 int rename(const char *from, const char *to)
 {
 	if (path_counts(AT_FDCWD, to) && here(false))
@@ -247,21 +257,21 @@ int link(const char *from, const char *to)
 
 int unlink(const char *path)
 {
-	if (path_counts(AT_FDCWD, path) && here(false))
+	if (path_counts(AT_FDCWD, path) && removal_fails())
 		return -1;
 	return (int)syscall(SYS_unlink, path);
 }
 
 int unlinkat(int dir, const char *path, int flags)
 {
-	if (path_counts(dir, path) && here(false))
+	if (path_counts(dir, path) && removal_fails())
 		return -1;
 	return (int)syscall(SYS_unlinkat, dir, path, flags);
 }
 
 int rmdir(const char *path)
 {
-	if (path_counts(AT_FDCWD, path) && here(false))
+	if (path_counts(AT_FDCWD, path) && removal_fails())
 		return -1;
 	return (int)syscall(SYS_rmdir, path);
 }

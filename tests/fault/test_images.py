@@ -81,8 +81,7 @@ def pack_and(setup_more, old_seed):
 
 def pack(action):
     setup, check = pack_and(lambda d: None, None)
-    n = sweep(setup, lambda d: [RAM, "pack", f"{d}/raw", f"{d}/cold"], check, action)
-    return f"{n} writes"
+    return sweep(setup, lambda d: [RAM, "pack", f"{d}/raw", f"{d}/cold"], check, action)
 
 
 def pack_over(action):
@@ -91,8 +90,7 @@ def pack_over(action):
         assert ram_tool("pack", f"{d}/old", f"{d}/cold").returncode == 0
 
     setup, check = pack_and(old, 2)
-    n = sweep(setup, lambda d: [RAM, "pack", f"{d}/raw", f"{d}/cold"], check, action)
-    return f"{n} writes"
+    return sweep(setup, lambda d: [RAM, "pack", f"{d}/raw", f"{d}/cold"], check, action)
 
 
 def unpack(action):
@@ -110,8 +108,7 @@ def unpack(action):
         assert same(f"{d}/raw", f"{d}/want"), "the image has changed on the way"
         assert sorted(os.listdir(d)) == ["cold", "raw", "want"], f"left behind: {os.listdir(d)}"
 
-    n = sweep(setup, lambda d: [RAM, "unpack", f"{d}/cold", f"{d}/raw"], check, action)
-    return f"{n} writes"
+    return sweep(setup, lambda d: [RAM, "unpack", f"{d}/cold", f"{d}/raw"], check, action)
 
 
 TESTS = [(f"dormouse-ram {name}, {what}", lambda f=f, a=a: f(a))

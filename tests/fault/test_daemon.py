@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""dormoused: killed and failed at each of its durable writes, SQLite's included.
+
+The VMM is the stand-in of tests/api, whose own writes do not count. After a kill another daemon starts on what
+is there; after an error the same one goes on. Then the old state or the new one is there, and each
+file belongs to somebody.
+"""
+import http.client
+import json
+import os
+import signal
+import sqlite3
+import sys
+import uuid
+
+from faults import TOP, WHERE, Count, environment, points, tally
+
+sys.path.insert(0, os.path.join(TOP, "tests", "api"))
+sys.dont_write_bytecode = True
+import harness  # noqa: E402
+from harness import Sandbox, Server  # noqa: E402
+from test_checkpoints import Points, files, fork, gc  # noqa: E402
+
+harness.FOLDER = WHERE or "/tmp"
+MORE = 20  # writes beyond those of the first run that are tried: threads make their number vary
+DEATHS = (ConnectionError, http.client.HTTPException, FileNotFoundError)
+
+
+class Died(Exception):
+    """The daemon was killed."""
+
+
+class Rig:
+    """A daemon under the shim, with a sandbox that says "two" and its checkpoint that says "one"."""
+
+    def __init__(self, action):
+        self.count = Count()
+        self.action = action
+        self.server = s = Server(start=False)
+        s.env = environment(self.count, s.state + "/", action, alone=True)
+        s.start()
+        self.points = p = Points(s)
+        p.write("one")
+        self.one = p.take("one")
+        p.write("two")
+
+    def close(self):
+        try:
+            self.server.close()
+        finally:
+            self.count.close()
+
+    def alive(self):
+        return self.server.process.poll() is None
+
+    def restart(self):
+        status = self.server.process.wait(timeout=30)
+        assert status == -signal.SIGKILL, f"status {status}: {self.server.log()[-2000:]}"
+        self.server.start()
+
+    # --- what is there -------------------------------------------------------------------------------
+    def sandboxes(self):
+        return {b["sandboxID"]: b for b in self.server.request("GET", "/sandboxes").expect(200).json()}
+
+    def rows(self, query):
+        db = sqlite3.connect(f"file:{self.server.state}/dormouse.db?mode=ro", uri=True)
+        try:
+            return db.execute(query).fetchall()
+        finally:
+            db.close()
+
+    def account(self):
+        """Every file has an owner, and every owner has its files."""
+        gc(self.server)
+        boxes = self.rows("SELECT id, layers, pending, status, hibernation FROM sandboxes WHERE deleted=0")
+        points_ = self.rows("SELECT id, layers, status, is_full FROM checkpoints")
+        named, may = set(), set()
+        for _, layers, pending, *_ in boxes:
+            named |= set(json.loads(layers))
+            may |= set(json.loads(pending or "[]"))
+        for _, layers, status, _ in points_:
+            if status != "failed":
+                named |= set(json.loads(layers))
+        there = {f.split(".")[0] for f in files(self.server, "layers")}
+        assert named <= there, f"lost layers: {named - there}"
+        assert there <= named | may, f"leaked layers: {there - named - may}"
+        images = {id for id, _, status, full in points_ if status == "ready" and full}
+        there = set(files(self.server, "checkpoints"))
+        assert there == images, f"images {there}, and checkpoints {images}"
+        for id in images:
+            assert files(self.server, "checkpoints/" + id) == ["ram", "state"], id
+        assert set(files(self.server, "sandboxes")) == {b[0] for b in boxes}, "directories"
+        for id, _, _, _, hibernation in boxes:
+            images = [f for f in files(self.server, "sandboxes/" + id) if len(f) == 36]
+            assert images == ([hibernation] if hibernation else []), f"images of hibernations: {images}"
+        running = {b[0] for b in boxes if b[3] == "running"}
+        harness.wait_for("no VMM process too many", lambda: sorted(running) == sorted(id for _, id in self.server.vmms()))
+
+    def both(self, box=None):
+        """What disk and memory say: of one instant, always."""
+        box = box or self.points.box
+        disk = box.run("cat state")["stdout"].strip()
+        return disk, box.control("info")["fake_memory"]
+
+    def expect(self, *texts, box=None):
+        said = self.both(box)
+        assert said in [(t, t) for t in texts], f"disk and memory: {said}"
+        return said[0]
+
+
+# --- the operations ----------------------------------------------------------------------------------
+class Operation:
+    """prepare(), then do() under the fault; check(done) whatever has become of it, and clean up."""
+
+    def __init__(self, rig):
+        self.rig, self.server, self.box = rig, rig.server, rig.points.box
+
+    def prepare(self):
+        pass
+
+    def must(self, answer, status):
+        """The answer, if it is the one that success gives."""
+        if answer.status != status:
+            text = answer.json()["error"]
+            # What a client can do something with.
+            assert answer.status in (500, 502, 503) and text, f"{answer.status}: {text}"
+            raise Failed(text)
+        return answer
+
+
+class Failed(Exception):
+    """The daemon said so."""
+
+
+class Create(Operation):
+    def request(self):
+        return self.server.request("POST", "/api/sandboxes", {})
+
+    said = ("", "")
+
+    def prepare(self):
+        self.before = self.rig.sandboxes().keys()
+        self.id = None
+
+    def do(self):
+        self.id = self.must(self.request(), 201).json()["sandboxID"]
+
+    def check(self, done):
+        new = self.rig.sandboxes().keys() - self.before
+        assert not done or self.id in new, "what was announced is gone"
+        assert len(new) <= 1, new
+        for id in new:
+            box = Sandbox(self.server, id)
+            assert self.rig.both(box) == self.said, "its content"
+            box.request("DELETE").expect(204)
+
+
+class Fork(Create):
+    said = ("one", "one")
+
+    def request(self):
+        return fork(self.server, self.rig.one)
+
+
+class Checkpoint(Operation):
+    kind = "full"
+
+    def prepare(self):
+        self.name = str(uuid.uuid4())
+        self.rig.points.write("two")
+
+    def do(self):
+        id = self.must(self.rig.points.post(self.name, kind=self.kind), 201).json()["id"]
+        # With errors it ends only when there is room again to say so: check() waits for that.
+        harness.wait_for("its end", lambda: f" checkpoint {id}" in self.server.log() or not self.rig.alive())
+        if self.rig.points.get(id)["status"] != "ready":
+            raise Failed(id)
+
+    def check(self, done):
+        self.rig.expect("two")
+        c = next((c for c in self.rig.points.list() if c["name"] == self.name), None)
+        assert not done or (c and c["status"] == "ready"), f"what was ready is {c}"
+        if not c:
+            return
+        c = self.rig.points.ended(c["id"])
+        if c["status"] == "ready":
+            box = self.rig.points.fork(c["id"])
+            assert self.rig.both(box) == ("two", "two" if self.kind == "full" else ""), "its fork"
+            box.request("DELETE").expect(204)
+        else:
+            assert c["errorMsg"], c
+        self.box.request("DELETE", "/checkpoints/" + c["id"]).expect(204)
+
+
+class DiskCheckpoint(Checkpoint):
+    kind = "disk_only"
+
+
+class Restore(Operation):
+    def prepare(self):
+        self.rig.points.write("two")
+
+    def do(self):
+        self.must(self.rig.points.restore(self.rig.one), 200)
+
+    def check(self, done):
+        self.rig.expect(*(["one"] if done else ["one", "two"]))
+
+
+class Hibernate(Operation):
+    def prepare(self):
+        self.rig.points.write("two")
+
+    def do(self):
+        self.must(self.box.request("POST", "/hibernate"), 200)
+
+    def check(self, done):
+        status = self.box.info()["status"]
+        assert status == "hibernated" or (not done and status == "running"), status
+        if self.rig.action != "EIO":
+            self.rig.account()
+        self.rig.expect("two")
+
+
+class Wake(Operation):
+    def prepare(self):
+        self.rig.points.write("two")
+        self.box.request("POST", "/hibernate").expect(200)
+
+    def do(self):
+        answer = self.must(self.box.request("POST", "/wake", {}), 200).json()
+        assert not answer.get("coldBoot"), answer
+
+    def check(self, done):
+        status = self.box.info()["status"]
+        assert status == "running" or (not done and status == "hibernated"), status
+        self.rig.expect("two")
+
+
+class DeleteSandbox(Operation):
+    def prepare(self):
+        self.victim = self.rig.points.fork(self.rig.one)
+
+    def do(self):
+        self.must(self.victim.request("DELETE"), 204)
+
+    def check(self, done):
+        if self.victim.id in self.rig.sandboxes():
+            assert not done, "it is still there"
+            self.rig.expect("one", box=self.victim)
+        # On a full disk the files go before the row: then it is stopped, and the next try ends it.
+        self.victim.request("DELETE").expect(204)
+        self.rig.expect("two")
+
+
+class DeleteCheckpoint(Operation):
+    def prepare(self):
+        self.rig.points.write("two")
+        self.id = self.rig.points.take(str(uuid.uuid4()))
+
+    def do(self):
+        self.must(self.box.request("DELETE", "/checkpoints/" + self.id), 204)
+        gc(self.server)
+
+    def check(self, done):
+        if self.rig.points.get(self.id):
+            assert not done, "it is still there"
+            box = self.rig.points.fork(self.id)
+            self.rig.expect("two", box=box)
+            box.request("DELETE").expect(204)
+            self.box.request("DELETE", "/checkpoints/" + self.id).expect(204)
+        self.rig.expect("two")
+
+
+class Collect(Operation):
+    def prepare(self):
+        """Garbage, as crashes leave it."""
+        state = self.server.state
+        with open(f"{state}/layers/{uuid.uuid4()}.layer", "w", encoding="ascii") as f:
+            f.write("x")
+        with open(f"{state}/layers/{uuid.uuid4()}.layer.part", "w", encoding="ascii") as f:
+            f.write("x")
+        folder = f"{state}/checkpoints/{uuid.uuid4()}"
+        os.mkdir(folder)
+        for name in ("ram", "state"):
+            with open(f"{folder}/{name}", "w", encoding="ascii") as f:
+                f.write("x")
+
+    def do(self):
+        self.must(self.server.request("POST", "/store/gc"), 200)
+
+    def check(self, done):
+        self.rig.expect("two")
+
+
+class Start(Operation):
+    """A start on what a crash has left: sandboxes and checkpoints half made, garbage."""
+
+    def prepare(self):
+        Collect.prepare(self)
+        server = self.server
+        os.mkdir(f"{server.state}/sandboxes/sb-{uuid.uuid4().hex[:8]}")
+        server.hold("checkpoint-write")
+        self.rig.points.write("two")
+        self.name = str(uuid.uuid4())
+        self.rig.points.post(self.name).expect(201)
+        server.kill()
+        server.release("checkpoint-write")
+
+    def do(self):
+        try:
+            self.server.start()
+        except AssertionError as e:
+            raise Died() from e
+        gc(self.server)
+
+    def check(self, done):
+        self.rig.expect("two")
+        for c in self.rig.points.list():
+            assert c["id"] == self.rig.one or c["status"] == "failed", c
+            if c["id"] != self.rig.one:
+                self.box.request("DELETE", "/checkpoints/" + c["id"]).expect(204)
+
+
+# --- the sweeps ---------------------------------------------------------------------------------------
+def settle(rig):
+    """What the operation has left to threads of the daemon is done, or the daemon is dead."""
+    try:
+        gc(rig.server)
+    except AssertionError:
+        pass  # with an error: it goes on failing
+
+
+def one(rig, kind, at):
+    """Return: how many writes there were, or whether the fault was met."""
+    op = kind(rig)
+    settle(rig)
+    op.prepare()
+    done, before, said = False, rig.count.value(), len(rig.server.log())
+    failure = ""
+    point = rig.count.arm(at)
+    try:
+        op.do()
+        done = True
+        settle(rig)
+    except (Died, Failed, *DEATHS) as e:
+        failure = str(e)
+    met, total = at and rig.count.value() >= point, rig.count.value() - before
+    if met and rig.action == "kill":
+        rig.server.process.wait(timeout=30)
+    rig.count.arm(0)
+    if not rig.alive():
+        rig.restart()
+        rig.account()
+    elif met and "state database" in failure + rig.server.log()[said:]:
+        harness.wait_for("the database to forget what failed",
+                         lambda: "it can be written again" in rig.server.log()[said:])
+    op.check(done)
+    if met and rig.action == "EIO":
+        # What could not be removed is removed by the next start.
+        rig.server.kill()
+        rig.server.start()
+    rig.account()
+    return met if at else total
+
+
+def sweep(kind, action):
+    rig = Rig(action)
+    try:
+        total = one(rig, kind, 0)
+        assert total > 0, "no write was seen: the shim is not in place"
+        chosen = points(total)
+        for at in chosen:
+            try_one(rig, kind, action, at, total)
+        at = total
+        while len(chosen) == total and at < total + MORE and try_one(rig, kind, action, at + 1, total):
+            at += 1
+        rig.expect("two", "one")
+        return tally(chosen, total)
+    except Exception:
+        print("# " + "\n# ".join(rig.server.log().splitlines()[-25:]))
+        raise
+    finally:
+        rig.close()
+
+
+def try_one(rig, kind, action, at, total):
+    try:
+        return one(rig, kind, at)
+    except Exception as e:
+        raise AssertionError(f"{action} at write {at} of {total}: {type(e).__name__}: {e}") from e
+
+
+ACTIONS = {"kill": "killed at each write", "ENOSPC": "no space from each write on",
+           "EIO": "I/O errors from each write on"}
+KINDS = {"create": Create, "fork": Fork, "checkpoint": Checkpoint, "checkpoint of the disk": DiskCheckpoint,
+         "restore": Restore, "hibernate": Hibernate, "wake": Wake, "deletion": DeleteSandbox,
+         "deletion of a checkpoint": DeleteCheckpoint, "garbage collection": Collect, "start": Start}
+TESTS = [(f"dormoused {name}, {what}", lambda k=kind, a=action: sweep(k, a))
+         for name, kind in KINDS.items() for action, what in ACTIONS.items()
+         if (name, action) not in (("start", "ENOSPC"), ("start", "EIO"))]
