@@ -185,21 +185,15 @@ $(B)/test/kvm-state: $(B)/obj/tests/kvm/state/main.o $(B)/obj/tests/kvm/harness.
 		$(call arch,obj,vmm snapshot devices lib)
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
-# Checkpoint, fork, rollback, hibernate and wake.
-$(B)/test/kvm-travel: $(B)/obj/tests/kvm/travel/main.o $(B)/obj/tests/kvm/harness.o \
-		$(call arch,obj,snapshot devices lib)
-	@mkdir -p $(@D)
-	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
-$(B)/test/kvm-cold: $(B)/obj/tests/kvm/cold/main.o $(B)/obj/tests/kvm/harness.o \
+# Machines that are saved and go on: time travel, cold memory images, timers.
+SAVED_TESTS := $(addprefix $(B)/test/kvm-,travel cold time)
+$(SAVED_TESTS): $(B)/test/kvm-%: $(B)/obj/tests/kvm/%/main.o \
+		$(B)/obj/tests/kvm/dirty/dirty.o $(B)/obj/tests/kvm/harness.o \
 		$(call arch,obj,snapshot devices lib)
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
 
-$(B)/test/kvm-time: $(B)/obj/tests/kvm/time/main.o $(B)/obj/tests/kvm/harness.o $(call arch,obj,lib)
-	@mkdir -p $(@D)
-	$(CC) $(LDREL) -o $@ $^ $(libs_json) -lpthread
-
-KVM_TESTS := $(addprefix $(B)/test/,kvm kvm-state kvm-travel kvm-cold kvm-time)
+KVM_TESTS := $(addprefix $(B)/test/,kvm kvm-state) $(SAVED_TESTS)
 .PHONY: kvm
 kvm: $(KVM_TESTS) $(GUESTS) $(B)/dormouse-vmm $(B)/dormouse-ram
 	@tests/run tap kvm sh -c 'rc=0; for t in $(KVM_TESTS); do $$t || rc=1; done; exit $$rc'

@@ -5,34 +5,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/kvm/harness.h"
+#include "tests/kvm/dirty/dirty.h"
 
 #define ATTEMPTS 20
-
-static struct machine source;
-
-static void must(struct machine *m, json_t *body)
-{
-	struct err e;
-
-	check(body, "request");
-	check(!vmm_client_call(m->client, body, WAIT_MS, NULL, &e), "%s", e.msg);
-}
-
-static bool printed(struct machine *m, const char *what)
-{
-	char *got = machine_console(m);
-	bool there = strstr(got, what);
-
-	free(got);
-	return there;
-}
-
-static const char *at(char path[128], const char *name)
-{
-	snprintf(path, 128, "%s/%s", source.dir, name);
-	return path;
-}
 
 static void expect_saved(void)
 {
@@ -44,16 +19,14 @@ static void expect_saved(void)
 /* Save a guest that waits for its timer; one that was too slow for that is thrown away. */
 static void save_armed(void)
 {
-	char state[128], ram[128];
-
 	for (int i = 0; i < ATTEMPTS; i++) {
 		machine_start(&source);
 		machine_boot_guest(&source, "timer", NULL);
 		while (!printed(&source, "armed\n"))
 			;
-		must(&source,
-		     json_pack("{ss ss ss ss sb}", "op", "checkpoint", "name", "armed", "state",
-			       at(state, "state"), "ram", at(ram, "ram"), "resume", 0));
+		must(&source, "checkpoint",
+		     json_pack("{ss ss ss sb}", "name", "armed", "state", at("state"), "ram",
+			       at("ram"), "resume", 0));
 		expect_saved();
 		if (!printed(&source, "fired\n"))
 			return;
@@ -71,16 +44,15 @@ static void expect_timer(struct machine *m)
 
 static void restored(bool shell)
 {
-	char state[128], ram[128];
 	struct machine m;
 
 	save_armed();
 	machine_start(&m);
 	if (shell)
-		must(&m, json_pack("{ss si}", "op", "prepare", "memory_mib", 64));
-	must(&m, json_pack("{ss ss si ss ss ss}", "op", "restore", "kernel",
-			   "build/guests/timer.elf", "memory_mib", 64, "console", m.console,
-			   "state", at(state, "state"), "ram", at(ram, "ram")));
+		must(&m, "prepare", json_pack("{si}", "memory_mib", 64));
+	must(&m, "restore",
+	     json_pack("{ss si ss ss ss}", "kernel", "build/guests/timer.elf", "memory_mib", 64,
+		       "console", m.console, "state", at("state"), "ram", at("ram")));
 	expect_timer(&m);
 	machine_cleanup(&m);
 	machine_cleanup(&source);
@@ -98,12 +70,9 @@ static void in_a_shell(void)
 
 static void after_a_rollback(void)
 {
-	char state[128], ram[128];
-
 	save_armed();
-	must(&source, json_pack("{ss}", "op", "resume"));
-	must(&source, json_pack("{ss ss ss}", "op", "rollback", "state", at(state, "state"), "ram",
-				at(ram, "ram")));
+	must(&source, "resume", json_object());
+	must(&source, "rollback", json_pack("{ss ss}", "state", at("state"), "ram", at("ram")));
 	expect_timer(&source);
 	machine_cleanup(&source);
 }
