@@ -222,7 +222,7 @@ static void wrong_files(void)
 	machine_start(&m);
 	refused(&m, "restore", cold(&m, "c.state", "d.cold", true), -EINVAL, "memory image");
 	refused(&m, "restore", cold(&m, "c.state", "c.ram", true), -EINVAL, "not a cold image");
-	refused(&m, "restore", cold(&m, "c.state", "none", true), -EINVAL, "No such file");
+	refused(&m, "restore", cold(&m, "c.state", "none", true), -ENOENT, "No such file");
 	check(!truncate(at("d.cold"), 5000), "truncate");
 	refused(&m, "restore", cold(&m, "d.state", "d.cold", true), -EINVAL, "truncated");
 	must(&m, "restore", cold(&m, "c.state", "c.cold", true));
