@@ -71,6 +71,9 @@ int fd_set_nonblock(int fd)
 	return 0;
 }
 
+/* More than most files that are read whole have; what is not used is not touched. */
+#define READ_FIRST (16u << 10)
+
 int fd_read_file(int dir_fd, const char *path, size_t max, char **out, size_t *len)
 {
 	cleanup_close int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC);
@@ -84,7 +87,7 @@ int fd_read_file(int dir_fd, const char *path, size_t max, char **out, size_t *l
 
 		/* Sizes of /proc files are not known before: grow as it comes. */
 		if (used + 1 >= cap) {
-			char *grown = realloc(buf, cap = cap ? cap * 2 : 4096);
+			char *grown = realloc(buf, cap = cap ? cap * 2 : READ_FIRST);
 
 			if (!grown)
 				return -ENOMEM;

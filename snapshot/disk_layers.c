@@ -14,7 +14,9 @@ static void layers_submit(struct disk *disk, struct disk_req *r)
 {
 	struct layers_disk *d = layers_of(disk);
 
-	if (r->op == DISK_READ) {
+	if (d->later_path) {
+		r->done(r, -EIO);
+	} else if (r->op == DISK_READ) {
 		layers_read(d, r);
 	} else if (r->op == DISK_FLUSH) {
 		if (disk->read_only)
@@ -55,6 +57,8 @@ static void release(struct layers_disk *d)
 	disk_layers_unprepare(&d->disk);
 	aio_fini(&d->aio);
 	chain_fini(&d->chain);
+	free(d->later_path);
+	free(d->later_base);
 	free(d);
 }
 
@@ -66,7 +70,8 @@ static void layers_close(struct disk *disk)
 	disk->batch = NULL;
 	aio_drain(&d->aio);
 	layers_seal_stop(d);
-	layers_submit(disk, &last);
+	if (!d->later_path)
+		layers_submit(disk, &last);
 	aio_drain(&d->aio);
 	release(d);
 }
@@ -169,6 +174,47 @@ static int read_only_size(struct layers_disk *d, uint64_t size, struct err *e)
 	return 0;
 }
 
+static int open_later(struct layers_disk *d, const struct disk_layers_config *c, struct err *e)
+{
+	int rc = layer_check_size(c->overlay_path, c->size_bytes, e);
+
+	if (rc < 0)
+		return rc;
+	d->later_path = strdup(c->overlay_path);
+	d->later_base = c->base_path ? strdup(c->base_path) : NULL;
+	d->disk.size_bytes = c->size_bytes;
+	return d->later_path && (d->later_base || !c->base_path)
+		   ? 0
+		   : err_set(e, -ENOMEM, "out of memory");
+}
+
+static int open_now(struct layers_disk *d, const char *base, const char *top, uint64_t size,
+		    struct err *e)
+{
+	int rc = base ? chain_set_base(&d->chain, base, e) : 0;
+
+	if (rc == 0)
+		rc = top ? open_top(d, top, size, e) : read_only_size(d, size, e);
+	if (rc == 0 && d->top)
+		d->disk.size_bytes = d->top->h.size_bytes;
+	return rc;
+}
+
+int disk_layers_finish(struct disk *disk, struct err *e)
+{
+	struct layers_disk *d = layers_of(disk);
+	int rc;
+
+	if (!d->later_path)
+		return 0;
+	rc = open_now(d, d->later_base, d->later_path, disk->size_bytes, e);
+	if (rc < 0)
+		return rc;
+	free(d->later_path);
+	d->later_path = NULL;
+	return 0;
+}
+
 int disk_layers_open(struct disk **out, const struct disk_layers_config *c, struct err *e)
 {
 	struct layers_disk *d = calloc(1, sizeof(*d));
@@ -187,19 +233,16 @@ int disk_layers_open(struct disk **out, const struct disk_layers_config *c, stru
 	chain_init(&d->chain);
 	layers_seal_init(d);
 	aio_init(&d->aio, c->loop, batch, d);
-	if (c->base_path)
-		rc = chain_set_base(&d->chain, c->base_path, e);
 	for (unsigned int i = 0; i < c->layers_n && rc == 0; i++)
 		rc = chain_add(&d->chain, c->layers[i], e);
-	if (rc == 0)
-		rc = c->overlay_path ? open_top(d, c->overlay_path, c->size_bytes, e)
-				     : read_only_size(d, c->size_bytes, e);
+	if (rc == 0 && c->later && c->overlay_path && c->size_bytes)
+		rc = open_later(d, c, e);
+	else if (rc == 0)
+		rc = open_now(d, c->base_path, c->overlay_path, c->size_bytes, e);
 	if (rc < 0) {
 		release(d);
 		return rc;
 	}
-	if (d->top)
-		d->disk.size_bytes = d->top->h.size_bytes;
 	*out = &d->disk;
 	return 0;
 }

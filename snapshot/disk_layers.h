@@ -27,6 +27,9 @@ struct disk_layers_config {
 	 * May exceed the base (reads zero beyond); a layer grows, never shrinks.
 	 */
 	uint64_t size_bytes;
+	/* Leave opening to disk_layers_finish(), if size_bytes is given and the disk is writable.
+	 */
+	bool later;
 	struct loop *loop; /* borrowed; completions are delivered in it, under its lock */
 	/*
 	 * For tests: called before each change of the files with its name ("header",
@@ -51,6 +54,15 @@ struct disk_layers_config {
  *	   a newer format; or -errno
  */
 int disk_layers_open(struct disk **out, const struct disk_layers_config *c, struct err *e);
+
+/**
+ * disk_layers_finish() - Open the files of a disk that was opened with `later`
+ *
+ * Until then every request fails, but the disk can be shown to a device. Nothing to do for others.
+ *
+ * Return: as disk_layers_open(); after a failure the disk can only be closed
+ */
+int disk_layers_finish(struct disk *d, struct err *e);
 
 /**
  * disk_layers_prepare() - Make the file of the next layer, while the disk works

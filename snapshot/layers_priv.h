@@ -46,6 +46,8 @@ struct layers_disk {
 	struct aio aio;
 	struct chain chain;
 	struct layer *top;   /* the chain's last, if it is writable; else NULL */
+	char *later_path;    /* owned: of top, which is not open yet; else NULL */
+	char *later_base;    /* owned: of the base, if it is not open yet either */
 	struct layer *next;  /* owned: what disk_layers_prepare() has made; or NULL */
 	unsigned int writes; /* in flight */
 	struct disk_req *deferred, **deferred_end;

@@ -58,7 +58,7 @@ int machine_configure(struct vm *vm, struct vm_config *c, struct err *e)
 	if (!rc)
 		rc = make_kernel(vm, e);
 	if (!rc)
-		rc = make_files(vm, e);
+		rc = make_files(vm, false, e);
 	if (rc)
 		machine_forget(vm);
 	else

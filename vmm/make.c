@@ -97,8 +97,8 @@ static void close_disks(struct disk *disks[VM_MAX_DISKS])
 	}
 }
 
-int make_disks(struct vm *vm, const struct vm_config *c, struct disk *disks[VM_MAX_DISKS],
-	       struct err *e)
+int make_disks(struct vm *vm, const struct vm_config *c, bool later,
+	       struct disk *disks[VM_MAX_DISKS], struct err *e)
 {
 	for (unsigned int i = 0; i < c->disks_n; i++) {
 		const struct vm_disk_config *d = &c->disks[i];
@@ -108,6 +108,7 @@ int make_disks(struct vm *vm, const struct vm_config *c, struct disk *disks[VM_M
 		    .layers_n = d->layers_n,
 		    .overlay_path = d->read_only ? NULL : d->overlay,
 		    .size_bytes = d->size_mib << 20,
+		    .later = later,
 		    .loop = &vm->loop,
 		};
 		/* Its messages name the file, which may be a layer's. */
@@ -119,6 +120,15 @@ int make_disks(struct vm *vm, const struct vm_config *c, struct disk *disks[VM_M
 		}
 	}
 	return 0;
+}
+
+int make_disks_finish(struct vm *vm, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; i < vm->shape.disks && !rc; i++)
+		rc = disk_layers_finish(vm->disks[i], e);
+	return rc;
 }
 
 void make_use_disks(struct vm *vm)
@@ -182,7 +192,7 @@ int make_ends(struct vm *vm, const struct vm_ends *want, struct err *e)
 	return rc ? rc : make_vsock(vm, want->vsock_cid, want->vsock_path, e);
 }
 
-int make_files(struct vm *vm, struct err *e)
+int make_files(struct vm *vm, bool later, struct err *e)
 {
 	const struct vm_ends ends = {.console = vm->config.console,
 				     .vsock_path = vm->config.vsock_path,
@@ -190,7 +200,7 @@ int make_files(struct vm *vm, struct err *e)
 	int rc = make_ends(vm, &ends, e);
 
 	if (!rc)
-		rc = make_disks(vm, &vm->config, vm->disks, e);
+		rc = make_disks(vm, &vm->config, later, vm->disks, e);
 	if (rc)
 		return rc;
 	make_use_disks(vm);

@@ -150,7 +150,7 @@ static int restore(struct vm *vm, struct vm_config *c, const struct vm_saved *sa
 	if (!rc) {
 		vm->config = *c;
 		*c = (struct vm_config){0};
-		rc = make_files(vm, e);
+		rc = make_files(vm, true, e);
 	}
 	if (!rc)
 		rc = load(vm, &o, e);
@@ -159,7 +159,12 @@ static int restore(struct vm *vm, struct vm_config *c, const struct vm_saved *sa
 		return rc;
 	begin_life(vm);
 	vm->boots++;
-	return resume ? go_on(vm, e) : 0;
+	rc = resume ? go_on(vm, e) : 0;
+	/*
+	 * While the guest runs: nothing that it does gets out before we give up the device lock, so
+	 * a failure ends a machine that nobody has met.
+	 */
+	return rc ? rc : make_disks_finish(vm, e);
 }
 
 int machine_restore(struct vm *vm, struct vm_config *c, const struct vm_saved *saved, bool resume,
@@ -242,7 +247,7 @@ static int rollback(struct vm *vm, struct vm_config *c, const struct vm_saved *s
 	rc = open_saved(&o, saved, vm->ram_bytes, e);
 	if (rc)
 		return rc;
-	rc = make_disks(vm, c, disks, e);
+	rc = make_disks(vm, c, false, disks, e);
 	if (rc) {
 		opened_close(&o);
 		return rc;

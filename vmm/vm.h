@@ -346,11 +346,16 @@ int make_shape(struct vm *vm, const struct vm_shape *shape, struct err *e);
 /* Open what is not open yet; -EINVAL if something else is. */
 int make_ends(struct vm *vm, const struct vm_ends *want, struct err *e);
 void vm_ends_fini(struct vm_ends *ends);
-/* What vm->config says of console, disks and vsock. */
-int make_files(struct vm *vm, struct err *e);
-/* Open the disks of @c into @disks. After a failure none is open. */
-int make_disks(struct vm *vm, const struct vm_config *c, struct disk *disks[VM_MAX_DISKS],
-	       struct err *e);
+/* What vm->config says of console, disks and vsock. @later: as for make_disks() */
+int make_files(struct vm *vm, bool later, struct err *e);
+/*
+ * Open the disks of @c into @disks. After a failure none is open. @later: writable layers may be
+ * left to make_disks_finish()
+ */
+int make_disks(struct vm *vm, const struct vm_config *c, bool later,
+	       struct disk *disks[VM_MAX_DISKS], struct err *e);
+/* Before the device lock is released. */
+int make_disks_finish(struct vm *vm, struct err *e);
 void make_use_disks(struct vm *vm);
 /* KVM objects and vCPU threads, which do not enter the guest before vcpus_release(). */
 int make_kvm(struct vm *vm, struct err *e);

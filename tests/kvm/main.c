@@ -460,6 +460,25 @@ static void ends_with_its_parent(void)
 	waitpid(parent, NULL, 0);
 }
 
+/* A shell that is told where its clients come listens there, until it ends. */
+static void a_shell_listens(void)
+{
+	struct machine m;
+	char path[96];
+	json_t *r;
+	struct err e;
+
+	machine_start(&m);
+	snprintf(path, sizeof(path), "%s/vsock", m.dir);
+	r = json_pack("{ss sb ss}", "op", "prepare", "vsock", 1, "vsock_path", path);
+	check(vmm_client_call(m.client, r, WAIT_MS, NULL, &e) == 0, "%s", e.msg);
+	check(access(path, F_OK) == 0, "there is no socket");
+	machine_must(&m, "shutdown");
+	machine_wait(&m);
+	check(access(path, F_OK) < 0, "the socket is still there");
+	machine_cleanup(&m);
+}
+
 static const struct test tests[] = {
     {"a guest says hello and powers off", hello},
     {"one command runs a guest in the foreground", run_in_the_foreground},
@@ -481,6 +500,7 @@ static const struct test tests[] = {
     {"machines outlive their controllers", controllers_come_and_go},
     {"the process has at most 2 MiB of its own", the_process_is_small},
     {"nothing is inherited", nothing_is_inherited},
+    {"a shell may listen for clients of vsock already", a_shell_listens},
     {"a VMM that is started for it ends with its parent", ends_with_its_parent},
 };
 

@@ -25,8 +25,8 @@ static json_t *path_in(const char *dir, const char *name)
 
 json_t *scene_disks(const struct bench *b, json_t *layers, const char *overlay)
 {
-	return json_pack("[{s:o, s:O, s:s}]", "path", path_in(b->dir, "disk"), "layers", layers,
-			 "overlay", overlay);
+	return json_pack("[{s:o, s:O, s:s, s:I}]", "path", path_in(b->dir, "disk"), "layers",
+			 layers, "overlay", overlay, "size_mib", (json_int_t)(DISK_BYTES >> 20));
 }
 
 /* The fields of configure. The guest is the same in all machines, but for its command line. */

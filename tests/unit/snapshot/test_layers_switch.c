@@ -372,3 +372,42 @@ Test(layers_switch, a_layer_may_be_made_before_the_switch)
 	cr_assert_arr_eq(back, data, sizeof(data));
 	kit_fini(&k);
 }
+
+Test(layers_switch, a_disk_may_be_opened_before_its_files)
+{
+	struct disk_kit k;
+	struct err e;
+	char data[4096], back[4096];
+	struct disk_layers_config c = {.size_bytes = BASE_BYTES, .later = true};
+
+	kit_init(&k, BASE_BYTES);
+	c.base_path = k.base;
+	c.overlay_path = k.overlay;
+	c.loop = &k.loop;
+	cr_assert_eq(disk_layers_open(&k.disk, &c, &e), 0, "%s", e.msg);
+	cr_expect_eq(k.disk->size_bytes, BASE_BYTES);
+	cr_expect(access(k.overlay, F_OK) < 0);
+	cr_expect_eq(kit_read(&k, 0, back, sizeof(back)), -EIO);
+	cr_assert_eq(disk_layers_finish(k.disk, &e), 0, "%s", e.msg);
+	cr_expect_eq(access(k.overlay, F_OK), 0);
+	memset(data, 'x', sizeof(data));
+	cr_assert_eq(kit_write(&k, 8192, data, sizeof(data)), 0);
+	cr_assert_eq(disk_layers_finish(k.disk, &e), 0, "again, for nothing");
+	cr_assert_eq(kit_read(&k, 8192, back, sizeof(back)), 0);
+	cr_assert_arr_eq(back, data, sizeof(data));
+	kit_close(&k);
+	/* What is wrong with the files comes out then; and the disk can be closed. */
+	c.size_bytes = BASE_BYTES / 2;
+	cr_assert_eq(disk_layers_open(&k.disk, &c, &e), 0, "%s", e.msg);
+	cr_expect_eq(disk_layers_finish(k.disk, &e), -EINVAL);
+	cr_expect(strstr(e.msg, "cannot shrink"), "%s", e.msg);
+	kit_close(&k);
+	c.base_path = "/nonexistent/base";
+	cr_assert_eq(disk_layers_open(&k.disk, &c, &e), 0, "%s", e.msg);
+	cr_expect_eq(disk_layers_finish(k.disk, &e), -ENOENT);
+	kit_close(&k);
+	c.size_bytes = 100;
+	cr_expect_eq(disk_layers_open(&k.disk, &c, &e), -EINVAL);
+	k.disk = NULL;
+	kit_fini(&k);
+}
