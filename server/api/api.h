@@ -43,6 +43,8 @@ void api_workers(struct request *r);
 void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row);
 /* A whole reply with it; releases the row. */
 void api_reply_sandbox(struct request *r, unsigned int status, struct sandbox_row *row);
+/* 201 with @s, whose reference is taken, or the error @rc. */
+void api_reply_new_sandbox(struct request *r, int rc, struct sandbox *s, const struct err *e);
 void api_sandbox_create(struct request *r);
 void api_sandbox_list(struct request *r);
 void api_sandbox_get(struct request *r);

@@ -287,21 +287,11 @@ static bool read_fork(struct request *r, struct fork_spec *spec)
 
 static void fork_from(struct request *r, const char *id, const struct fork_spec *spec)
 {
-	struct sandbox_row row;
-	struct sandbox *s;
+	struct sandbox *s = NULL;
 	struct err e;
 	int rc = checkpoint_fork(api_manager(r), id, spec, &s, &e);
 
-	if (rc) {
-		reply_errno(r, rc, &e);
-		return;
-	}
-	rc = sandbox_copy_row(s, &row);
-	sandbox_put(s);
-	if (rc)
-		reply_error(r, 503, "out of memory");
-	else
-		api_reply_sandbox(r, 201, &row);
+	api_reply_new_sandbox(r, rc, s, &e);
 }
 
 void api_checkpoint_fork(struct request *r)

@@ -63,6 +63,22 @@ void api_reply_sandbox(struct request *r, unsigned int status, struct sandbox_ro
 	reply_json(r, status, &b);
 }
 
+void api_reply_new_sandbox(struct request *r, int rc, struct sandbox *s, const struct err *e)
+{
+	struct sandbox_row row;
+
+	if (rc) {
+		reply_errno(r, rc, e);
+		return;
+	}
+	rc = sandbox_copy_row(s, &row);
+	sandbox_put(s);
+	if (rc)
+		reply_error(r, 503, "out of memory");
+	else
+		api_reply_sandbox(r, 201, &row);
+}
+
 static const struct json_field create_fields[] = {
     JSON_FIELD(struct sandbox_spec, template, "templateID", JSON_F_STRING),
     JSON_FIELD(struct sandbox_spec, alias, "alias", JSON_F_STRING),
@@ -106,8 +122,7 @@ void api_sandbox_create(struct request *r)
 	    .port = DEFAULT_PORT,
 	    .network = true,
 	};
-	struct sandbox_row row;
-	struct sandbox *s;
+	struct sandbox *s = NULL;
 	struct err e;
 	int rc;
 
@@ -116,16 +131,7 @@ void api_sandbox_create(struct request *r)
 	    asks_for_what_is_missing(r))
 		return;
 	rc = sandbox_create(api_manager(r), &spec, &s, &e);
-	if (rc) {
-		reply_errno(r, rc, &e);
-		return;
-	}
-	rc = sandbox_copy_row(s, &row);
-	sandbox_put(s);
-	if (rc)
-		reply_error(r, 503, "out of memory");
-	else
-		api_reply_sandbox(r, 201, &row);
+	api_reply_new_sandbox(r, rc, s, &e);
 }
 
 void api_sandbox_list(struct request *r)

@@ -194,6 +194,10 @@ void sandbox_set_ready(struct sandbox *s);
 /* It runs: from here on the end of the VM is a story of its own. -EIO if it has ended already. */
 int sandbox_go_live(struct sandbox *s, struct err *e);
 
+/* power.c: boot a running sandbox from the disk that its row has, in a new process. A failure is in
+ * its row. */
+int sandbox_boot_anew(struct sandbox *s, struct err *e);
+
 /* hibernate.c */
 /* For work in the guest. Collapses with other wakes; -ESHUTDOWN, or why it cannot be woken. */
 int sandbox_wake_implicitly(struct sandbox *s, struct err *e);

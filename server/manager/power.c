@@ -28,23 +28,20 @@ static int reboot(struct sandbox *s, struct err *e)
 	return rc;
 }
 
-static int power_cycle(struct sandbox *s, struct err *e)
+int sandbox_boot_anew(struct sandbox *s, struct err *e)
 {
 	struct vm_disk disk;
 	int rc = vm_disk_of_row(&disk, s, e);
 
-	if (rc)
-		return rc;
-	/* A checkpoint that is being written would be lost with the process. */
-	vm_checkpoints_settle(s);
-	settle_guest(s);
 	vm_end(s);
-	rc = vm_spawn(s, s->row.base_image, e);
-	if (!rc)
-		rc = vm_boot(s, &disk, e);
+	if (!rc) {
+		rc = vm_spawn(s, s->row.base_image, e);
+		if (!rc)
+			rc = vm_boot(s, &disk, e);
+		vm_disk_fini(&disk);
+	}
 	if (!rc)
 		rc = sandbox_finish_boot(s, e);
-	vm_disk_fini(&disk);
 	if (!rc)
 		rc = sandbox_go_live(s, e);
 	if (!rc)
@@ -53,6 +50,14 @@ static int power_cycle(struct sandbox *s, struct err *e)
 	manager_unreserve(s->m);
 	sandbox_set_failed(s, e->msg);
 	return rc;
+}
+
+static int power_cycle(struct sandbox *s, struct err *e)
+{
+	/* A checkpoint that is being written would be lost with the process. */
+	vm_checkpoints_settle(s);
+	settle_guest(s);
+	return sandbox_boot_anew(s, e);
 }
 
 static int restart(struct manager *m, const char *id, int (*how)(struct sandbox *s, struct err *e),

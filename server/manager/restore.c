@@ -26,32 +26,6 @@ static int check_ready(const struct checkpoint_row *c, struct err *e)
 
 /* --- restore in place ---------------------------------------------------------------------- */
 
-/* Boot from the disk that the row has now. The process of before is ended. */
-static int boot_cold(struct sandbox *s, struct err *e)
-{
-	struct vm_disk disk;
-	int rc = vm_disk_of_row(&disk, s, e);
-
-	vm_expect_end(s);
-	vm_end(s);
-	if (!rc) {
-		rc = vm_spawn(s, s->row.base_image, e);
-		if (!rc)
-			rc = vm_boot(s, &disk, e);
-		vm_disk_fini(&disk);
-	}
-	if (!rc)
-		rc = sandbox_finish_boot(s, e);
-	if (!rc)
-		rc = sandbox_go_live(s, e);
-	if (!rc)
-		return 0;
-	vm_end(s);
-	manager_unreserve(s->m);
-	sandbox_set_failed(s, e->msg);
-	return rc;
-}
-
 static int roll_back(struct sandbox *s, const struct checkpoint_row *c, struct err *e)
 {
 	cleanup_free char *state = checkpoint_path(s->m, c->id, "state");
@@ -126,7 +100,7 @@ static int restore_in_place(struct sandbox *s, const struct checkpoint_row *c,
 	if (commit_switch(s, true, &commit))
 		log_error("sandbox %s: %s", s->row.id, commit.msg);
 	if (*cold)
-		return boot_cold(s, e);
+		return sandbox_boot_anew(s, e);
 	vm_unexpect_end(s);
 	sandbox_set_ready(s);
 	return 0;
