@@ -53,6 +53,10 @@ static const struct setting settings[] = {
      "VMM processes made in advance, for fast creates (default 2)"},
     {"prewarm", LIST, AT(prewarm), 0, 0, "NAME",
      "boot this template and checkpoint it at the start, not at the first create; repeatable"},
+    {"flatten-above", NUMBER, AT(flatten_above), 0, 400, "N",
+     "merge layers of disks that have more than N (default 32; 0: never)"},
+    {"cold-after", NUMBER, AT(cold_after_s), 0, 1000000000, "SECONDS",
+     "pack memory of checkpoints that were not used for so long (default 0: never)"},
     {"boot-timeout", NUMBER, AT(boot_timeout_s), 1, 3600, "SECONDS",
      "until a new guest must answer (default 60)"},
     {"exit-grace", NUMBER, AT(exit_grace_s), 0, 3600, "SECONDS",
@@ -352,6 +356,7 @@ int config_parse(struct config *c, int argc, char **argv, struct err *e)
 	c->boot_timeout_s = 60;
 	c->exit_grace_s = 5;
 	c->pool_size = 2;
+	c->flatten_above = 32;
 	rc = read_options(c, argc, argv, true, e);
 	if (!rc && !c->help && !c->version)
 		rc = read_options(c, argc, argv, false, e);

@@ -5,6 +5,7 @@
 
 #include "server/api/api.h"
 #include "server/manager/gc.h"
+#include "server/manager/upkeep.h"
 
 /* Takes the reference over; NULL is an error. */
 static void reply_value(struct request *r, json_t *value, const struct err *e)
@@ -40,6 +41,7 @@ void api_store_gc(struct request *r)
 	if (!request_json(r))
 		return;
 	rc = gc_run(api_manager(r), &result, &e);
+	upkeep_kick(api_manager(r));
 	if (rc) {
 		reply_errno(r, rc, &e);
 		return;

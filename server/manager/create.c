@@ -28,6 +28,7 @@
 #include "server/manager/jail.h"
 #include "server/manager/pool.h"
 #include "server/manager/template.h"
+#include "server/manager/upkeep.h"
 
 #define DISK_MIN_MIB   20480
 #define MEMORY_MIN_MIB 64
@@ -260,12 +261,13 @@ static int restore(struct sandbox *s, const struct vm_disk *disk, const struct c
 		   struct err *e)
 {
 	cleanup_free char *state = checkpoint_path(s->m, c->id, "state");
-	cleanup_free char *ram = checkpoint_path(s->m, c->id, "ram");
+	cleanup_free char *ram = checkpoint_ram_path(s->m, c);
 	struct vm_image image = {.state = state, .ram = ram, .cold = c->cold};
 	int rc;
 
 	if (!state || !ram)
 		return err_set(e, -ENOMEM, "out of memory");
+	upkeep_image_used(s->m, c);
 	rc = vm_restore(s, disk, &image, true, e);
 	if (!rc)
 		rc = guest_renew(s, e);

@@ -46,6 +46,7 @@ struct manager {
 	struct jobs jobs;
 	struct pool *pool;	     /* owned; shells made in advance */
 	struct templates *templates; /* owned */
+	struct upkeep *upkeep;	     /* owned */
 };
 
 /* A file, whatever its name. */

@@ -65,6 +65,11 @@ char *checkpoint_path(const struct manager *m, const char *id, const char *file)
 		   : path;
 }
 
+char *checkpoint_ram_path(const struct manager *m, const struct checkpoint_row *row)
+{
+	return checkpoint_path(m, row->id, row->cold ? "ram.cold" : "ram");
+}
+
 static int open_dir(const struct manager *m, const char *name, int *fd, struct err *e)
 {
 	cleanup_free char *path = NULL;
@@ -179,6 +184,14 @@ void layer_unpin(struct manager *m, const char *id)
 	pthread_mutex_unlock(&m->layers->lock);
 }
 
+bool layer_pinned(struct manager *m, const char *id)
+{
+	for (size_t i = 0; i < m->layers->n; i++)
+		if (!strcmp(m->layers->pins[i].id, id))
+			return true;
+	return false;
+}
+
 int chain_pin(struct manager *m, const struct chain *c)
 {
 	int rc;
@@ -289,10 +302,10 @@ int64_t layer_bytes(struct manager *m, const char *id)
 
 int64_t checkpoint_image_bytes(struct manager *m, const char *id)
 {
-	static const char *const files[] = {"ram", "state"};
+	static const char *const files[] = {"ram", "ram.cold", "state"};
 	int64_t sum = 0;
 
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		char name[UUID_SIZE + 8];
 		struct stat st;
 

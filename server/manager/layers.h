@@ -27,6 +27,9 @@ char *layer_path(const struct manager *m, const char *id);
 /* @file: "ram" or "state"; "" for the directory. */
 char *checkpoint_path(const struct manager *m, const char *id, const char *file);
 
+/* Of the memory image, in the form that the row says it has. */
+char *checkpoint_ram_path(const struct manager *m, const struct checkpoint_row *row);
+
 int layers_init(struct manager *m, struct err *e);
 void layers_fini(struct manager *m);
 
@@ -36,6 +39,8 @@ int layer_new(struct manager *m, char id[UUID_SIZE], struct err *e);
 int layer_pin(struct manager *m, const char *id);
 /* "" is fine. */
 void layer_unpin(struct manager *m, const char *id);
+/* Under the lock of pins. */
+bool layer_pinned(struct manager *m, const char *id);
 /* All of a chain or none. */
 int chain_pin(struct manager *m, const struct chain *c);
 void chain_unpin(struct manager *m, const struct chain *c);

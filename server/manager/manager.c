@@ -19,6 +19,7 @@
 #include "server/manager/internal.h"
 #include "server/manager/pool.h"
 #include "server/manager/template.h"
+#include "server/manager/upkeep.h"
 
 const struct config *manager_config(const struct manager *m)
 {
@@ -81,6 +82,7 @@ static void on_tick(struct loop_source *source, uint32_t events)
 	for_each_sandbox(m, tick_sandbox);
 	pool_check(m);
 	store_settle(m->store);
+	upkeep_tick(m);
 	if (++m->ticks % 3600 == 0) {
 		struct err e;
 
@@ -213,6 +215,8 @@ int manager_start(const struct config *c, struct manager **out, struct err *e)
 	if (!rc)
 		rc = layers_init(m, e);
 	if (!rc)
+		rc = upkeep_init(m, e);
+	if (!rc)
 		rc = pool_init(m, e);
 	if (!rc)
 		rc = templates_init(m, e);
@@ -292,6 +296,7 @@ void manager_stop(struct manager *m)
 	fd_close(&m->tick_fd);
 	fd_close(&m->again_fd);
 	templates_fini(m);
+	upkeep_fini(m);
 	layers_fini(m);
 	store_close(m->store);
 	images_fini(&m->images);

@@ -10,6 +10,7 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/checkpoint_int.h"
+#include "server/manager/upkeep.h"
 
 #define PATIENCE_MS  1000 /* for requests in progress: what they do is undone anyway */
 #define FORK_WAIT_MS 30000
@@ -29,7 +30,7 @@ static int check_ready(const struct checkpoint_row *c, struct err *e)
 static int roll_back(struct sandbox *s, const struct checkpoint_row *c, struct err *e)
 {
 	cleanup_free char *state = checkpoint_path(s->m, c->id, "state");
-	cleanup_free char *ram = checkpoint_path(s->m, c->id, "ram");
+	cleanup_free char *ram = checkpoint_ram_path(s->m, c);
 	struct vm_image image = {.state = state,
 				 .ram = ram,
 				 .cold = c->cold,
@@ -39,6 +40,7 @@ static int roll_back(struct sandbox *s, const struct checkpoint_row *c, struct e
 
 	if (!state || !ram)
 		return err_set(e, -ENOMEM, "out of memory");
+	upkeep_image_used(s->m, c);
 	rc = vm_rollback(s, &image, e);
 	return rc ? rc : guest_renew(s, e);
 }

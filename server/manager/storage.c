@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the store's files take, and whether they are whole; see gc.h. */
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "lib/fd.h"
@@ -17,8 +13,8 @@
 #include "server/manager/gc.h"
 #include "server/manager/internal.h"
 #include "server/manager/layers_int.h"
-
-extern char **environ;
+#include "server/manager/tool.h"
+#include "server/manager/upkeep.h"
 
 /* --- everything that has files ------------------------------------------------------------------
  */
@@ -121,9 +117,10 @@ static json_t *report_checkpoint(struct manager *m, const struct inventory *v,
 	*images += s.unique;
 	if (row->status != CHECKPOINT_FAILED)
 		share_chain(v, &row->layers, &s);
-	return json_pack("{ss, ss, ss, ss, sI, sI}", "id", row->id, "sandboxId", row->sandbox_id,
-			 "name", row->name, "status", checkpoint_status_name(row->status),
-			 "sharedBytes", s.shared, "uniqueBytes", s.unique);
+	return json_pack("{ss, ss, ss, ss, si, sb, sI, sI}", "id", row->id, "sandboxId",
+			 row->sandbox_id, "name", row->name, "status",
+			 checkpoint_status_name(row->status), "layers", (int)row->layers.n, "cold",
+			 row->cold, "sharedBytes", s.shared, "uniqueBytes", s.unique);
 }
 
 static json_t *report_sandbox(const struct inventory *v, const struct sandbox_row *row,
@@ -164,11 +161,12 @@ json_t *store_report(struct manager *m, struct err *e)
 	json_object_foreach(v.sizes, id, bytes) layers += json_integer_value(bytes);
 	if (!statvfs(m->state_dir, &fs))
 		available = (json_int_t)fs.f_bavail * (json_int_t)fs.f_frsize;
-	report = json_pack(
-	    "{sI, sI, sI, sI, sI, sI, so, so, so}", "totalBytes", layers + images + hibernated,
-	    "layerBytes", layers, "imageBytes", images, "hibernationBytes", hibernated,
-	    "layerCount", (json_int_t)json_object_size(v.sizes), "availableBytes", available,
-	    "checkpoints", checkpoints, "templates", templates, "sandboxes", sandboxes);
+	report = json_pack("{sI, sI, sI, sI, sI, sI, so, so, so, so}", "totalBytes",
+			   layers + images + hibernated, "layerBytes", layers, "imageBytes", images,
+			   "hibernationBytes", hibernated, "layerCount",
+			   (json_int_t)json_object_size(v.sizes), "availableBytes", available,
+			   "checkpoints", checkpoints, "templates", templates, "sandboxes",
+			   sandboxes, "upkeep", upkeep_report(m));
 	inventory_fini(&v);
 	if (!report)
 		err_set(e, -ENOMEM, "out of memory");
@@ -177,43 +175,6 @@ json_t *store_report(struct manager *m, struct err *e)
 
 /* --- POST /store/verify ------------------------------------------------------------------------
  */
-
-/* What a program says, its last line; and its exit status, or -errno. */
-static int run_tool(char *const argv[], char *said, size_t size)
-{
-	posix_spawn_file_actions_t actions;
-	size_t len = 0;
-	int fds[2], status = 0, rc;
-	pid_t pid;
-	ssize_t n;
-
-	said[0] = '\0';
-	if (pipe2(fds, O_CLOEXEC))
-		return -errno;
-	posix_spawn_file_actions_init(&actions);
-	posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-	posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-	posix_spawn_file_actions_adddup2(&actions, fds[1], 2);
-	rc = -posix_spawn(&pid, argv[0], &actions, NULL, argv, environ);
-	posix_spawn_file_actions_destroy(&actions);
-	close(fds[1]);
-	/* More than fits is read and dropped, or it would wait for us. */
-	while (!rc &&
-	       ((n = read(fds[0], said + len, size - 1 - len)) > 0 || (n < 0 && errno == EINTR))) {
-		len += n > 0 ? (size_t)n : 0;
-		if (len == size - 1)
-			len = size / 2;
-	}
-	close(fds[0]);
-	if (rc)
-		return rc;
-	said[len] = '\0';
-	while (len && said[len - 1] == '\n')
-		said[--len] = '\0';
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
 
 struct verification {
 	struct manager *m;
@@ -232,63 +193,58 @@ static void add_problem(struct verification *v, const char *kind, const char *id
 }
 
 /* Return: 0, or -errno if the program cannot be run: then nothing is known. */
-static int check_file(struct verification *v, const char *kind, const char *id, char *const argv[],
-		      struct err *e)
+static int check_file(struct verification *v, const char *kind, const char *id,
+		      const struct tool *t, struct err *e)
 {
-	char said[400];
-	int rc;
+	struct tool_result r;
+	int rc = tool_run(t, v->m, &r, e);
 
-	if (access(argv[0], X_OK))
-		return err_sys(e, -errno == -ENOENT ? -ENOSYS : -errno, "%s", argv[0]);
-	rc = run_tool(argv, said, sizeof(said));
-	if (rc < 0)
-		return err_sys(e, rc, "running %s", argv[0]);
 	if (rc)
-		add_problem(v, kind, id, *said ? said : "it is damaged");
+		return rc;
+	free(r.out);
+	if (r.status)
+		add_problem(v, kind, id, *r.said ? r.said : "it is damaged");
 	return 0;
-}
-
-static char *tool_path(const struct manager *m, const char *name)
-{
-	char *path;
-
-	return asprintf(&path, "%s/%s", m->config->tools, name) < 0 ? NULL : path;
 }
 
 /* Layers that are sealed: not the top ones, which their VMs are writing to. */
 static int verify_layer(struct verification *v, const char *id, struct err *e)
 {
-	cleanup_free char *tool = tool_path(v->m, "dormouse-img");
 	cleanup_free char *path = layer_path(v->m, id);
-	char *const argv[] = {tool, (char *)"check", path, NULL};
+	struct tool t;
+	int rc = tool_init(&t, v->m, "dormouse-img", e);
 
-	if (!tool || !path)
-		return err_set(e, -ENOMEM, "out of memory");
 	v->layers++;
-	if (access(path, F_OK)) {
+	tool_add(&t, "check");
+	tool_add(&t, path);
+	if (!rc && path && access(path, F_OK))
 		add_problem(v, "layer", id, "its file is missing");
-		return 0;
-	}
-	return check_file(v, "layer", id, argv, e);
+	else if (!rc)
+		rc = check_file(v, "layer", id, &t, e);
+	tool_fini(&t);
+	return rc;
 }
 
 static int verify_image(struct verification *v, const struct checkpoint_row *row, struct err *e)
 {
-	cleanup_free char *tool = tool_path(v->m, "dormouse-ram");
-	cleanup_free char *ram = checkpoint_path(v->m, row->id, "ram");
+	cleanup_free char *ram = checkpoint_ram_path(v->m, row);
 	cleanup_free char *state = checkpoint_path(v->m, row->id, "state");
-	char *const argv[] = {
-	    tool, (char *)"verify", (char *)"--format", (char *)(row->cold ? "cold" : "raw"), ram,
-	    NULL};
+	struct tool t;
+	int rc = tool_init(&t, v->m, "dormouse-ram", e);
 
-	if (!tool || !ram || !state)
-		return err_set(e, -ENOMEM, "out of memory");
 	v->images++;
-	if (access(ram, F_OK) || access(state, F_OK)) {
+	tool_add(&t, "verify");
+	tool_add(&t, "--format");
+	tool_add(&t, row->cold ? "cold" : "raw");
+	tool_add(&t, ram);
+	if (!rc && (!ram || !state))
+		rc = err_set(e, -ENOMEM, "out of memory");
+	else if (!rc && (access(ram, F_OK) || access(state, F_OK)))
 		add_problem(v, "image", row->id, "its files are missing");
-		return 0;
-	}
-	return check_file(v, "image", row->id, argv, e);
+	else if (!rc)
+		rc = check_file(v, "image", row->id, &t, e);
+	tool_fini(&t);
+	return rc;
 }
 
 /* Those that checkpoints name, each once. */

@@ -155,6 +155,16 @@ int store_checkpoint_set_public(struct store *s, const char *id, bool is_public,
 	return store_finish(s, st, step_one(s, st, e, "publishing a checkpoint"));
 }
 
+int store_checkpoint_set_layers(struct store *s, const char *id, const struct chain *layers,
+				struct err *e)
+{
+	sqlite3_stmt *st = store_begin(s, ST_CP_LAYERS);
+
+	bind_text(st, 1, id);
+	bind_chain(st, 2, layers);
+	return store_finish(s, st, step_one(s, st, e, "recording the layers of a checkpoint"));
+}
+
 static int delete (struct store *s, void *arg, struct err *e)
 {
 	static const enum statement first[] = {ST_CP_ADOPT_CHILDREN, ST_CP_ADOPT_SANDBOXES,

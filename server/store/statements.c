@@ -42,6 +42,7 @@ const char *const store_statements[ST_COUNT] = {
 		     "error=?6, ram_bytes=?7, state_bytes=?8, disk_bytes=?9, done_ms=?10 "
 		     "WHERE id=?1",
     [ST_CP_PUBLIC] = "UPDATE checkpoints SET is_public=?2 WHERE id=?1",
+    [ST_CP_LAYERS] = "UPDATE checkpoints SET layers=?2 WHERE id=?1",
     [ST_CP_GET] = "SELECT " CP_COLUMNS " FROM checkpoints WHERE id=?1",
     [ST_CP_GET_TEMPLATE] =
 	"SELECT " CP_COLUMNS " FROM checkpoints WHERE sandbox_id='' AND name=?1 AND is_template=1",

@@ -182,6 +182,9 @@ int store_checkpoint_insert(struct store *s, const struct checkpoint_row *row,
 int store_checkpoint_update(struct store *s, const struct checkpoint_row *row,
 			    const struct sandbox_row *sandbox, struct err *e);
 int store_checkpoint_set_public(struct store *s, const char *id, bool is_public, struct err *e);
+/* The same content in fewer layers. -ENOENT if it was deleted. */
+int store_checkpoint_set_layers(struct store *s, const char *id, const struct chain *layers,
+				struct err *e);
 /* -ENOENT "checkpoint not found". @row: checkpoint_row_fini() on success; likewise below. */
 int store_checkpoint_get(struct store *s, const char *id, struct checkpoint_row *row,
 			 struct err *e);
