@@ -208,6 +208,7 @@ def begun(layer):
         return any(f.read(128))
 
 
-def tool(argv):
-    p = subprocess.run([program("dormouse-img"), *argv], text=True, capture_output=True, timeout=LIMIT, check=False)
-    assert p.returncode == 0, f"dormouse-img {argv[0]}: status {p.returncode}: {p.stdout}{p.stderr}"
+def tool(argv, name="dormouse-img"):
+    p = subprocess.run([program(name), *argv], text=True, capture_output=True, timeout=LIMIT, check=False)
+    assert p.returncode == 0, f"{name} {argv[0]}: status {p.returncode}: {p.stdout}{p.stderr}"
+    return p.stdout

@@ -4,11 +4,12 @@
 Before each: a machine that runs on the layers `top0` (sealed) and `top1`, and a checkpoint `old` of it. All
 faults are in the operation; who looks at what is left is a VMM without them.
 """
+import json
 import os
 import signal
 
 from faults import Count, Scratch, points, tally
-from machine import Gone, Machine, Refused, Store, become_subreaper, begun
+from machine import Gone, Machine, Refused, Store, become_subreaper, begun, tool
 
 MORE = 3  # writes of the guest's own disk come in between: a run may have a few more than another
 
@@ -229,8 +230,50 @@ def sweep(kind, action):
     return tally(chosen, total)
 
 
+def upkeep():
+    """What the server does to its store in the background, with the very commands, under machines that run."""
+    with Scratch() as folder:
+        s = Store(folder)
+        m, fork = Machine(folder, "subject"), Machine(folder, "fork")
+        try:
+            s.boot(m, "top0")
+            for i in range(1, 6):
+                assert s.checkpoint(m, f"c{i}", f"top{i}")["ok"]
+                m.run_on()
+            s.restore(fork, "c5", *(f"top{i}" for i in range(5)), "fork")
+            run = [s.path(f"top{i}") for i in range(1, 5)]
+            tool(["flatten", "--background", "--replace", "--out", run[-1], *run])
+            # The one has the old files open, the other has opened none of them yet, or some.
+            m.run_on()
+            fork.run_on()
+            infos = json.loads(tool(["info", "--json", s.path("top0"), *run]))["layers"]
+            assert infos[4]["flat"] and infos[4]["sealed"] and infos[4]["parent"] == infos[0]["id"], infos[4]
+            assert "parent" not in infos[0] and infos[1]["parent"] == infos[0]["id"], infos
+        finally:
+            m.end()
+            fork.end()
+        for path in run[:-1]:
+            os.unlink(path)
+        ram = s.image("c5")["ram"]
+        tool(["pack", "--nice", "19", ram, ram + ".cold"], "dormouse-ram")
+        restored("short", s, ram_format="cold", ram=ram + ".cold")
+        os.unlink(ram)
+        tool(["unpack", "--nice", "19", ram + ".cold", ram], "dormouse-ram")
+        restored("again", s)
+
+
+def restored(name, s, **more):
+    m = Machine(s.folder, name)
+    try:
+        m.call("restore", **{**s.shape(m, "top0", "top4", name), **s.image("c5"), **more})
+        m.run_on()
+    finally:
+        m.end()
+
+
 become_subreaper()
 ACTIONS = {"kill": "killed at each write", "tear": "killed in the middle of each write",
            "ENOSPC": "no space from each write on", "EIO": "I/O errors from each write on"}
 TESTS = [(f"dormouse-vmm {kind.__name__.lower()}, {what}", lambda k=kind, a=action: sweep(k, a))
          for kind in (Checkpoint, Hibernate, Restore, Rollback) for action, what in ACTIONS.items()]
+TESTS.append(("dormouse-vmm goes on while layers are merged and images packed", upkeep))
