@@ -227,7 +227,7 @@ int sandbox_wait_guest(struct sandbox *s, struct err *e)
 	if (rc)
 		return rc;
 	/* The first request finds this connection in the pool. */
-	rc = agent_pool_get(s->pool, &conn, e);
+	rc = guest_reach(s, &conn, e);
 	if (rc)
 		return err_wrap(e, -EIO, "the guest's agent does not answer");
 	agent_pool_put(s->pool, conn);

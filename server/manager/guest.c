@@ -10,15 +10,32 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "lib/clock.h"
 #include "lib/log.h"
 #include "server/manager/internal.h"
 
 #define HOSTNAME "sandbox" /* api.md 18.6 */
 
+/*
+ * As patient as with a guest that boots: on a machine that has too much to do one attempt may not
+ * be enough, and what follows a failure here (a boot, say) would cost the user processes, and the
+ * machine more than the wait.
+ */
+int guest_reach(struct sandbox *s, struct agent_conn **conn, struct err *e)
+{
+	uint64_t deadline_ms = clock_mono_ms() + (uint64_t)s->m->config->boot_timeout_s * 1000;
+	int rc;
+
+	do
+		rc = agent_pool_get(s->pool, conn, e);
+	while (rc == -ETIMEDOUT && clock_mono_ms() < deadline_ms);
+	return rc;
+}
+
 int guest_freeze(struct sandbox *s, bool sync, struct err *e)
 {
 	struct agent_conn *conn;
-	int rc = agent_pool_get(s->pool, &conn, e);
+	int rc = guest_reach(s, &conn, e);
 
 	if (rc)
 		return err_wrap(e, rc, "the guest's agent does not answer");
@@ -30,7 +47,7 @@ int guest_freeze(struct sandbox *s, bool sync, struct err *e)
 int guest_thaw(struct sandbox *s, struct err *e)
 {
 	struct agent_conn *conn;
-	int rc = agent_pool_get(s->pool, &conn, e);
+	int rc = guest_reach(s, &conn, e);
 
 	if (rc)
 		return err_wrap(e, rc, "the guest's agent does not answer");
@@ -96,7 +113,7 @@ int guest_renew(struct sandbox *s, struct err *e)
 		    getrandom(id.entropy, sizeof(id.entropy), 0) != sizeof(id.entropy)))
 		rc = err_set(e, -ENOMEM, "making an identity");
 	if (!rc)
-		rc = agent_pool_get(s->pool, &conn, e);
+		rc = guest_reach(s, &conn, e);
 	if (rc)
 		return err_wrap(e, rc, "renewing the guest's identity");
 	rc = agent_renew(conn, &id, e);

@@ -296,6 +296,8 @@ void vm_waits_free(struct sandbox *s);
 
 /* guest.c: what its agent is asked to do around checkpoints and restores. */
 
+/* A connection from the pool, tried for as long as a boot may take. agent_pool_put() */
+int guest_reach(struct sandbox *s, struct agent_conn **conn, struct err *e);
 /* @sync: and what files hold is on the disk. For 10 s at most: then the guest thaws itself. */
 int guest_freeze(struct sandbox *s, bool sync, struct err *e);
 int guest_thaw(struct sandbox *s, struct err *e);

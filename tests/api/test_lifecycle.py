@@ -274,6 +274,23 @@ def unusable_memory_is_a_cold_boot_from_the_same_disk():
 
 
 @test
+def a_guest_that_is_slow_to_answer_is_woken_all_the_same():
+    with Server("--pool-size", "0") as s, ThreadPoolExecutor(1) as pool:
+        b = s.create()
+        memory(b, "kept")
+        hibernate(b)
+        s.hold("connect")
+        waking = pool.submit(wake, b)
+        held = os.path.join(s.state, "fake", "connect.held")
+        for _ in range(2):  # the second time, the first attempt has been given up
+            s.wait_held("connect")
+            os.unlink(held)
+        s.release("connect")
+        assert "coldBoot" not in waking.result() and memory(b) == "kept"
+        assert b.run("echo fine")["stdout"] == "fine\n"
+
+
+@test
 def a_wake_that_fails_for_now_can_be_repeated():
     with Server("--max-sandboxes", "1") as s, ThreadPoolExecutor(4) as pool:
         b = s.create()
