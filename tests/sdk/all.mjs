@@ -4,3 +4,7 @@ import './http.mjs';
 import './sandboxes.mjs';
 import './exec.mjs';
 import './files.mjs';
+import './hibernate.mjs';
+import './checkpoints.mjs';
+import './patches.mjs';
+import './cli.mjs';

@@ -2,7 +2,9 @@
 // What the test files share: one sandbox, a raw HTTP client, a watch over slow transfers.
 import { after, test } from 'node:test';
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import http from 'node:http';
+import { promisify } from 'node:util';
 import { Sandbox } from './client.mjs';
 
 export const url = new URL(process.env.OPENCOMPUTER_API_URL);
@@ -13,11 +15,14 @@ export const UNKNOWN = 'sb-00000000';
 const HANG_MS = 240_000;
 
 /** A test whose name starts with the sections of the wire contract it holds. */
-export function check(name, body) {
-	test(name, { timeout: HANG_MS }, async (t) => {
+export function check(name, body, options = {}) {
+	test(name, { timeout: HANG_MS, ...options }, async (t) => {
+		const before = new Set(alive);
 		try {
 			await body(t);
 		} catch (error) {
+			// What it leaves behind must not weigh on the tests after it.
+			await Promise.all([...alive].filter((s) => !before.has(s) && !kept.has(s)).map((s) => kill(s).catch(() => {})));
 			// fetch() hides in its cause what happened to the connection, and TAP has no place for it.
 			if (error.cause)
 				error.message += `: ${error.cause.code ?? ''} ${error.cause.message}`;
@@ -29,6 +34,7 @@ export function check(name, body) {
 // --- sandboxes ---------------------------------------------------------------
 
 const alive = new Set();
+const kept = new Set();
 let common;
 
 /** Create a sandbox that is killed at the end, whatever the test does. */
@@ -38,9 +44,16 @@ export async function create(opts) {
 	return sandbox;
 }
 
+/** The same for several tests: the end of one is not its end. */
+export async function createToKeep(opts) {
+	const sandbox = await create(opts);
+	kept.add(sandbox);
+	return sandbox;
+}
+
 /** The sandbox of all tests that leave nothing behind that another test could trip over. */
 export function shared() {
-	common ??= create({ envs: { FROM_CREATE: 'yes' } });
+	common ??= createToKeep({ envs: { FROM_CREATE: 'yes' } });
 	return common;
 }
 
@@ -59,6 +72,63 @@ export async function sh(sandbox, command, opts) {
 	const result = await sandbox.exec.run(command, { timeout: 200, ...opts });
 	assert.equal(result.exitCode, 0, `${command}: ${result.stderr}`);
 	return result.stdout;
+}
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// --- the machine of the server -----------------------------------------------
+
+const host = process.env.DORMOUSE_TEST_HOST?.split(' ');
+
+/** The server's state directory, on its machine. */
+export const stateDir = process.env.DORMOUSE_TEST_STATE;
+
+/** For check(): a test that looks at the machine of the server, or breaks something there. */
+export const onHostOnly = { skip: host ? false : 'DORMOUSE_TEST_HOST is not set: a server of somebody else' };
+
+/** Run a command on the machine of the server, as root; its stdout. */
+export async function onHost(...argv) {
+	const [command, ...args] = [...host, ...argv];
+	return (await promisify(execFile)(command, args, { maxBuffer: 64 << 20 })).stdout;
+}
+
+/**
+ * How far the clock of the server's machine is ahead of ours, in ms: at least `low`, at most `high`.
+ *
+ * The clock of an emulated machine wanders, so this is asked anew where it matters.
+ */
+export async function hostClock() {
+	if (!host)
+		return { low: -1000, high: 1000 }; // whoever runs tests against a far server has set the clocks
+	const before = Date.now();
+	const there = Number(await onHost('date', '+%s%N')) / 1e6;
+	return { low: there - Date.now(), high: there - before };
+}
+
+// --- checkpoints ---------------------------------------------------------------
+
+/** Wait until a checkpoint is not `processing` any more; its item of the list. */
+export async function written(sandbox, id) {
+	for (;;) {
+		const item = (await sandbox.listCheckpoints()).find((c) => c.id === id);
+		if (item?.status !== 'processing')
+			return item;
+		await sleep(50);
+	}
+}
+
+/** Take a checkpoint and wait until it is ready; its item of the list. */
+export async function take(sandbox, name, opts) {
+	const item = await written(sandbox, (await sandbox.createCheckpoint(name, opts)).id);
+	assert.equal(item.status, 'ready', item.errorMsg);
+	return item;
+}
+
+/** A fork that is killed at the end, whatever the test does. */
+export async function fork(id, opts) {
+	const sandbox = await Sandbox.createFromCheckpoint(id, opts);
+	alive.add(sandbox);
+	return sandbox;
 }
 
 // --- raw HTTP ----------------------------------------------------------------
