@@ -6,13 +6,13 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "snapshot/rings.h"
 
-#define RING_ENTRIES 64
+#define RING_ENTRIES RINGS_ENTRIES
 
 void aio_init(struct aio *a, struct loop *loop, void (*batch)(void *opaque), void *opaque)
 {
@@ -42,17 +42,14 @@ static void ring_event(struct loop_source *s, uint32_t events)
 /* Some 100 us: not on the way of a VM that starts, but at its first real I/O. */
 static int make_ring(struct aio *a)
 {
-	int rc = io_uring_queue_init(RING_ENTRIES, &a->ring, 0);
+	int rc = rings_get(&a->ring, RING_ENTRIES, &a->event_fd);
 
 	if (rc < 0)
 		return rc;
-	a->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	rc = a->event_fd < 0 ? -errno : io_uring_register_eventfd(&a->ring, a->event_fd);
-	if (rc == 0)
-		rc = loop_add(a->loop, &a->source, a->event_fd, EPOLLIN, ring_event);
+	rc = loop_add(a->loop, &a->source, a->event_fd, EPOLLIN, ring_event);
 	if (rc < 0) {
-		fd_close(&a->event_fd);
-		io_uring_queue_exit(&a->ring);
+		rings_put(&a->ring, a->event_fd, false);
+		a->event_fd = -1;
 		return rc;
 	}
 	a->ready = true;
@@ -118,7 +115,43 @@ void aio_submit(struct aio *a, struct aio_op *op)
 	enqueue(a, op);
 }
 
-static void fail_waiting(struct aio *a, int rc)
+static int transfer(struct aio_op *op)
+{
+	while (op->len_bytes) {
+		ssize_t n = op->kind == AIO_READ
+				? preadv(op->fd, op->iov, (int)op->iov_n, (off_t)op->offset)
+				: pwritev(op->fd, op->iov, (int)op->iov_n, (off_t)op->offset);
+
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n == 0)
+			return -EIO;
+		if (n > 0)
+			advance(op, (uint64_t)n);
+	}
+	return 0;
+}
+
+static int run_now(struct aio_op *op)
+{
+	int rc;
+
+	if (op->kind == AIO_READ || op->kind == AIO_WRITE)
+		return transfer(op);
+	if (op->kind == AIO_SYNC)
+		rc = fdatasync(op->fd);
+	else
+		rc = fallocate(op->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			       (off_t)op->offset, (off_t)op->len_bytes);
+	return rc < 0 ? -errno : 0;
+}
+
+/*
+ * There is no ring: the host allows none, or a jail no more. Slower, and as right.
+ *
+ * #syscalls preadv preadv2 pwritev fdatasync fallocate
+ */
+static void run_waiting(struct aio *a)
 {
 	struct aio_op *op;
 
@@ -126,7 +159,7 @@ static void fail_waiting(struct aio *a, int rc)
 		a->waiting = op->next;
 		if (!a->waiting)
 			a->waiting_end = &a->waiting;
-		op->done(op, rc);
+		op->done(op, run_now(op));
 	}
 }
 
@@ -155,11 +188,12 @@ void aio_kick(struct aio *a)
 	if (!a->waiting && !a->unsubmitted)
 		return;
 	if (!a->ready) {
-		int rc = make_ring(a);
-
-		if (rc < 0) {
-			log_guest("disk: no io_uring: %s", strerror(-rc));
-			fail_waiting(a, rc);
+		if (!a->no_ring && make_ring(a) < 0) {
+			log_warn("disk: without io_uring");
+			a->no_ring = true;
+		}
+		if (a->no_ring) {
+			run_waiting(a);
 			a->batch(a->opaque);
 			return;
 		}
@@ -237,7 +271,7 @@ void aio_fini(struct aio *a)
 		return;
 	aio_drain(a);
 	loop_remove(a->loop, &a->source);
-	io_uring_queue_exit(&a->ring);
-	fd_close(&a->event_fd);
+	rings_put(&a->ring, a->event_fd, false);
+	a->event_fd = -1;
 	a->ready = false;
 }

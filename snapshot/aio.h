@@ -34,7 +34,7 @@ struct aio_op {
 struct aio {
 	struct loop *loop; /* borrowed */
 	struct io_uring ring;
-	bool ready;
+	bool ready, no_ring;
 	int event_fd;
 	struct loop_source source;
 	unsigned int in_ring, unsubmitted;

@@ -20,6 +20,8 @@
 #include "lib/fd.h"
 #include "snapshot/ram_image_int.h"
 
+/* #syscalls ioctl[1&0xff00==0x9400] */
+
 /* --- before --------------------------------------------------------------------------- */
 
 static int open_dir_of(const char *path, struct err *e)

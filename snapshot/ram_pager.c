@@ -16,6 +16,8 @@
 #include "snapshot/ram_pager_int.h"
 #include "snapshot/uffd.h"
 
+/* #syscalls poll ppoll */
+
 #define DEFAULT_DEPTH	8
 #define DEFAULT_CALM_MS 50
 #define FAULTS_BATCH	16

@@ -12,6 +12,7 @@
 #include "lib/log.h"
 #include "snapshot/cold_int.h"
 #include "snapshot/ram_pager_int.h"
+#include "snapshot/rings.h"
 
 /* Without a record the machine is waited for until it is calm, but for at most this many times
  * as long as being calm takes. */
@@ -26,6 +27,7 @@ struct read {
 struct prefetch {
 	struct ram_pager *p; /* borrowed */
 	struct io_uring ring;
+	int event_fd; /* of the ring; nobody waits for it */
 	bool ring_ready;
 	struct read *reads; /* owned; p->depth of them */
 	unsigned int in_ring;
@@ -163,7 +165,7 @@ static bool setup(struct prefetch *f)
 	}
 	if (!f->reads)
 		return false;
-	rc = io_uring_queue_init(f->p->depth, &f->ring, 0);
+	rc = rings_get(&f->ring, f->p->depth, &f->event_fd);
 	if (rc < 0)
 		log_warn("memory image %s: without io_uring: %s", f->p->image.path, strerror(-rc));
 	f->ring_ready = rc == 0;
@@ -174,7 +176,7 @@ static void release(struct prefetch *f)
 {
 	/* Reads that io_uring did not give back still have their buffers: those are not freed. */
 	if (f->ring_ready)
-		io_uring_queue_exit(&f->ring);
+		rings_put(&f->ring, f->event_fd, f->in_ring);
 	for (unsigned int i = 0; f->reads && i < f->p->depth; i++)
 		if (!f->reads[i].busy)
 			free(f->reads[i].buf);

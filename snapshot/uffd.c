@@ -11,6 +11,8 @@
 
 #include "lib/fd.h"
 
+/* #syscalls userfaultfd ioctl[1&0xff00==0xaa00] */
+
 #define MAX_MESSAGES 16
 
 static int open_any(void)
