@@ -31,6 +31,7 @@ src_lib      := $(wildcard lib/*.c)
 src_devices  := $(wildcard devices/*.c)
 src_snapshot := $(wildcard snapshot/*.c)
 src_vmm      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
+src_vmm      += $(B)/gen/seccomp_filters.c
 src_server   := $(filter-out server/main.c,$(wildcard server/*.c server/*/*.c))
 src_agent    := $(filter-out guest-kernel/agent/main.c,$(wildcard guest-kernel/agent/*.c))
 src_cli      := $(filter-out tools/cli/main.c,$(wildcard tools/cli/*.c tools/doctor/*.c))
@@ -98,6 +99,15 @@ $(B)/dormouse-img: $(B)/obj/tools/img/main.o $(call arch,obj,snapshot devices li
 $(B)/dormouse-agent: $(B)/static/guest-kernel/agent/main.o $(call arch,static,agent guestlib)
 	$(CC) -static -o $@ $^ -lpthread
 	@strip $@
+
+# --- system call filters of dormouse-vmm: made of the comments "#syscalls" in its sources ---------
+$(B)/host/seccomp: tools/seccomp/main.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -O1 -o $@ $< -lseccomp
+syscall_sources := $(filter-out $(B)/%,$(src_lib) $(src_devices) $(src_snapshot) $(src_vmm) vmm/main.c)
+$(B)/gen/seccomp_filters.c: $(B)/host/seccomp $(syscall_sources)
+	@mkdir -p $(@D)
+	cat $(syscall_sources) | grep '#syscalls' | $(B)/host/seccomp >$@
 
 # --- objects and archives: one rule per flavour -------------------------------
 define flavour

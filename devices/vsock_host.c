@@ -10,6 +10,8 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 
+/* #syscalls accept4 recvfrom recvmsg sendto sendmsg shutdown getsockopt setsockopt getsockname */
+
 #define ACCEPTS_A_TURN 64
 
 static void accept_clients(struct loop_source *s, uint32_t events);

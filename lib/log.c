@@ -23,6 +23,11 @@ void log_init(const char *name, enum log_level level, int fd)
 	log_to.fd = fd;
 }
 
+int log_fd(void)
+{
+	return log_to.fd;
+}
+
 void log_at(enum log_level level, const char *fmt, ...)
 {
 	static const char *const names[] = {"debug", "info", "warn", "error"};

@@ -17,6 +17,8 @@ enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
  * @level:	Lines below it are dropped
  * @fd:		Borrowed; 2 for stderr
  */
+/* Where the log goes. */
+int log_fd(void);
 void log_init(const char *name, enum log_level level, int fd);
 
 void log_at(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

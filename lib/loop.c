@@ -10,6 +10,8 @@
 
 #include "lib/fd.h"
 
+/* #syscalls epoll_create1 epoll_ctl epoll_wait epoll_pwait */
+
 #define BATCH 64
 
 int loop_init(struct loop *l, pthread_mutex_t *lock)

@@ -34,6 +34,8 @@
 #include "vmm/control.h"
 #include "vmm/vm_state.h"
 
+/* #syscalls waitid pidfd_send_signal clone[0&0x7e020000==0] */
+
 /* --- its life --------------------------------------------------------------------------- */
 
 /* @keep: false removes what was written. Idempotent. */

@@ -134,6 +134,12 @@ static int write_state(struct checkpoint *c, const char **what)
 	return rc;
 }
 
+/*
+ * After isolate_child(). What is read is RAM and files that are open.
+ *
+ * #syscalls:child pread64 pwrite64 write fsync ftruncate ioctl[1&0xff00==0x9400] lseek close
+ * #syscalls:child exit_group kill pause getpid getppid restart_syscall rt_sigreturn
+ */
 void checkpoint_child(struct checkpoint *c, pid_t parent)
 {
 	struct checkpoint_result *r = c->result;
@@ -145,6 +151,7 @@ void checkpoint_child(struct checkpoint *c, pid_t parent)
 	c->pagemap_fd = isolate_open_proc("pagemap");
 	close_others(c);
 	choose_pages(c);
+	isolate_child();
 	c->ram.fault = ram_fault;
 	r->rc = ram_image_write(&c->ram, c->vm->ram);
 	r->what = c->ram.failed;

@@ -14,6 +14,8 @@
 
 #include "lib/fd.h"
 
+/* #syscalls timerfd_create timerfd_settime ioctl[1==0x5401] */
+
 #define LINE_BYTES   512
 #define PARTIAL_NSEC 20000000 /* a line without an end is shown after this */
 

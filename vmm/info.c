@@ -184,7 +184,8 @@ static json_t *jail_info(void)
 {
 	const struct isolate_state *s = isolate_get();
 
-	return s->jailed ? json_pack("{si}", "landlock", (int)s->landlock) : json_null();
+	return s->jailed ? json_pack("{sisb}", "landlock", (int)s->landlock, "seccomp", s->seccomp)
+			 : json_null();
 }
 
 int info_fill(struct vm *vm, json_t *o)

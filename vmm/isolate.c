@@ -16,7 +16,9 @@
 #include <unistd.h>
 
 #include "lib/log.h"
+#include "snapshot/rings.h"
 #include "vmm/landlock.h"
+#include "vmm/seccomp.h"
 
 /* --- clean ------------------------------------------------------------------------------- */
 
@@ -230,4 +232,32 @@ int isolate_setup(const struct isolate_path *paths, unsigned int n, struct err *
 		return rc;
 	rc = drop_capabilities();
 	return rc ? err_sys(e, rc, "jail: capabilities") : 0;
+}
+
+/* --- system calls ------------------------------------------------------------------------ */
+
+/* One for a disk, one for the disk that takes its place, or for memory that is loaded. */
+#define RINGS 2
+
+int isolate_run(struct err *e)
+{
+	int rc;
+
+	/* If there are fewer, or a machine has more disks, these do without. */
+	rings_reserve(RINGS);
+	seccomp_report_to(log_fd());
+	rc = seccomp_enter(&seccomp_process);
+	if (rc == -ENOSYS || rc == -EINVAL) {
+		log_warn("jail: this kernel has no seccomp filters: all system calls are allowed");
+		return 0;
+	}
+	jail.state.seccomp = !rc;
+	return rc ? err_sys(e, rc, "jail: seccomp") : 0;
+}
+
+void isolate_child(void)
+{
+	/* What it may do without is what this process may do at most. */
+	if (jail.state.seccomp && seccomp_enter(&seccomp_child))
+		log_warn("jail: the writer of a checkpoint could not give up system calls");
 }

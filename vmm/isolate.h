@@ -45,8 +45,23 @@ struct isolate_path {
  */
 int isolate_setup(const struct isolate_path *paths, unsigned int n, struct err *e);
 
+/**
+ * isolate_run() - Third stage: the system calls that the process may make from here on (seccomp)
+ *
+ * By one thread, before there are others. Another call ends the process with SECCOMP_EXIT, after a
+ * line in the log. A kernel without filters is warned of, as in isolate_setup().
+ *
+ * Return: 0 or -errno: then the process is to end
+ */
+int isolate_run(struct err *e);
+
+/* For the process that writes a checkpoint, in a jail: fewer calls still. Makes system calls only.
+ */
+void isolate_child(void);
+
 struct isolate_state {
 	bool jailed;	       /* isolate_setup() was called */
+	bool seccomp;	       /* system calls are filtered */
 	unsigned int landlock; /* version of Landlock in force; 0: files are not restricted */
 };
 

@@ -10,6 +10,8 @@
 #include "lib/log.h"
 #include "vmm/vm.h"
 
+/* #syscalls ioctl[1&0xff00==0xae00] tgkill[2==10] */
+
 #define KICK_SIGNAL SIGUSR1
 /* Only what is touched is used; KVM's exits need no depth. */
 #define STACK_BYTES (64u << 10)
@@ -115,6 +117,7 @@ static int start_thread(struct vcpu *v)
 	/* Signals of the process are the main thread's; this one only gets kicks. */
 	sigfillset(&all);
 	sigdelset(&all, KICK_SIGNAL);
+	sigdelset(&all, SIGSYS);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	pthread_sigmask(SIG_SETMASK, &all, &old);

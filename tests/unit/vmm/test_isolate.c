@@ -6,11 +6,15 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -22,6 +26,7 @@
 #include <unistd.h>
 
 #include "lib/fd.h"
+#include "vmm/seccomp.h"
 
 static char dir[] = "/tmp/dormouse-isolate-XXXXXX";
 
@@ -266,4 +271,174 @@ static void use_privileges(void)
 Test(isolate, root_is_a_user_like_others)
 {
 	cr_assert_eq(jailed(use_privileges), 0);
+}
+
+/* --- system calls ------------------------------------------------------------------------ */
+
+/* Run @call after the last stage. @said: set to what was logged. Return: the wait status. */
+static int filtered(void (*call)(void), char *said, size_t len)
+{
+	int status, out[2];
+	ssize_t n;
+	pid_t pid;
+
+	cr_assert(!pipe2(out, O_CLOEXEC));
+	pid = fork();
+	cr_assert(pid >= 0);
+	if (pid == 0) {
+		struct err e;
+
+		must(dup2(out[1], 2) == 2);
+		enter();
+		must(!isolate_run(&e) && isolate_get()->seccomp);
+		call();
+		_exit(0);
+	}
+	close(out[1]);
+	cr_assert_eq(waitpid(pid, &status, 0), pid);
+	n = read(out[0], said, len - 1);
+	said[n > 0 ? n : 0] = '\0';
+	close(out[0]);
+	return status;
+}
+
+static void internet(void)
+{
+	socket(AF_INET, SOCK_STREAM, 0);
+}
+
+static void datagrams(void)
+{
+	socket(AF_UNIX, SOCK_DGRAM, 0);
+}
+
+static void execute(void)
+{
+	execl("/bin/true", "true", (char *)NULL);
+}
+
+static void trace(void)
+{
+	ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+}
+
+static void mount_something(void)
+{
+	mount("none", at("in"), "tmpfs", 0, NULL);
+}
+
+static void enter_namespaces(void)
+{
+	unshare(CLONE_NEWUSER);
+}
+
+static void clone_namespaces(void)
+{
+	syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
+}
+
+static void run_memory(void)
+{
+	mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+static void make_memory_run(void)
+{
+	mprotect((void *)((uintptr_t)&run_memory & ~4095ul), 4096, PROT_READ | PROT_EXEC);
+}
+
+static void change_modes(void)
+{
+	chmod(at("in/file"), 0600);
+}
+
+static void make_set_user_id(void)
+{
+	openat(AT_FDCWD, at("in/suid"), O_WRONLY | O_CREAT, 04755);
+}
+
+static void ask_a_terminal(void)
+{
+	ioctl(0, 0x5412 /* TIOCSTI */, "x");
+}
+
+Test(isolate, other_system_calls_end_the_process)
+{
+	static const struct {
+		void (*call)(void);
+		long nr;
+	} calls[] = {{internet, SYS_socket},	      {datagrams, SYS_socket},
+		     {execute, SYS_execve},	      {trace, SYS_ptrace},
+		     {mount_something, SYS_mount},    {enter_namespaces, SYS_unshare},
+		     {clone_namespaces, SYS_clone},   {run_memory, SYS_mmap},
+		     {make_memory_run, SYS_mprotect}, {change_modes, SYS_chmod},
+		     {make_set_user_id, SYS_openat},  {ask_a_terminal, SYS_ioctl}};
+
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+		char said[256], want[64];
+		int status = filtered(calls[i].call, said, sizeof(said));
+
+		cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == SECCOMP_EXIT, "%zu: %#x: %s",
+			  i, status, said);
+		snprintf(want, sizeof(want), "denied system call number %ld\n", calls[i].nr);
+		cr_assert(strstr(said, want), "%zu: %s", i, said);
+	}
+}
+
+static void *do_nothing(void *arg)
+{
+	return arg;
+}
+
+static void what_is_refused(void)
+{
+	struct sockaddr_un sa = {.sun_family = AF_UNIX, .sun_path = "/run/any"};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char params[256] = {0};
+	pthread_t t;
+
+	/* A guest may ask for both, so to say: they are no offence. */
+	must(fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno == EACCES);
+	must(syscall(SYS_io_uring_setup, 8, params) < 0 && errno == EPERM);
+	must(!pthread_create(&t, NULL, do_nothing, NULL) && !pthread_join(t, NULL));
+}
+
+Test(isolate, some_are_refused_and_threads_are_made)
+{
+	char said[256];
+
+	cr_assert_eq(filtered(what_is_refused, said, sizeof(said)), 0, "%s", said);
+}
+
+static void listen_there(void)
+{
+	struct err e;
+	int fd = fd_unix_listen(at("in/sock"), 0600, &e);
+	struct stat st;
+
+	must(fd >= 0 && !stat(at("in/sock"), &st) && (st.st_mode & 0777) == 0600);
+	/* Whether somebody listens cannot be told: it is left alone. */
+	must(fd_unix_listen(at("in/sock"), 0600, &e) == -EADDRINUSE);
+}
+
+Test(isolate, sockets_are_made_with_their_modes)
+{
+	char said[256];
+
+	cr_assert_eq(filtered(listen_there, said, sizeof(said)), 0, "%s", said);
+}
+
+static void write_as_a_child(void)
+{
+	isolate_child();
+	openat(AT_FDCWD, at("in/file"), O_RDONLY);
+}
+
+Test(isolate, who_writes_a_checkpoint_opens_no_files)
+{
+	char said[256];
+	int status = filtered(write_as_a_child, said, sizeof(said));
+
+	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == SECCOMP_EXIT, "%#x: %s", status,
+		  said);
 }
