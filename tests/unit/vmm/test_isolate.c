@@ -339,7 +339,8 @@ static void clone_namespaces(void)
 
 static void run_memory(void)
 {
-	mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	(void)mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		   0);
 }
 
 static void make_memory_run(void)
@@ -354,7 +355,7 @@ static void change_modes(void)
 
 static void make_set_user_id(void)
 {
-	openat(AT_FDCWD, at("in/suid"), O_WRONLY | O_CREAT, 04755);
+	(void)openat(AT_FDCWD, at("in/suid"), O_WRONLY | O_CREAT, 04755);
 }
 
 static void ask_a_terminal(void)
@@ -431,7 +432,7 @@ Test(isolate, sockets_are_made_with_their_modes)
 static void write_as_a_child(void)
 {
 	isolate_child();
-	openat(AT_FDCWD, at("in/file"), O_RDONLY);
+	(void)openat(AT_FDCWD, at("in/file"), O_RDONLY);
 }
 
 Test(isolate, who_writes_a_checkpoint_opens_no_files)
