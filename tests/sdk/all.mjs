@@ -7,4 +7,5 @@ import './files.mjs';
 import './hibernate.mjs';
 import './checkpoints.mjs';
 import './patches.mjs';
+import './git.mjs';
 import './cli.mjs';
