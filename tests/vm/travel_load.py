@@ -143,7 +143,7 @@ def rolls_back_under_load():
         before = start_witness(vm)
         start_load(vm).leave()
         images = [vm.checkpoint("load-0")]
-        for n in range(1, 6):
+        for n in range(1, 5):
             load = Pump(vm, 100 + n)
             moves(vm, "/run/files")
             load.is_well()

@@ -207,9 +207,11 @@ class Vmm:
         if not self.process:
             self.spawn()
         self.restores += 1
-        disk = {**image["disk"], "overlay": self.path(f"restored-{self.restores}")}
-        if size_mib:
-            disk["size_mib"] = size_mib
+        disk = {
+            **image["disk"],
+            "overlay": self.path(f"restored-{self.restores}"),
+            "size_mib": size_mib or os.path.getsize(image["disk"]["path"]) >> 20,
+        }
         self.configured = {
             **image["config"],
             "disks": [disk],
