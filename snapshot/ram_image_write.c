@@ -20,7 +20,11 @@
 #include "lib/fd.h"
 #include "snapshot/ram_image_int.h"
 
-/* #syscalls ioctl[1&0xff00==0x9400] */
+/*
+ * #syscalls ioctl[1&0xff00==0x9400] fallocate
+ * #syscalls:child ioctl[1&0xff00==0x9400] fallocate pwrite64 pread64 fsync ftruncate
+ * #syscalls:child mmap[2&4==0] munmap madvise lseek close
+ */
 
 /* --- before --------------------------------------------------------------------------- */
 

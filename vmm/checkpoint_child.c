@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "lib/log.h"
 #include "vmm/checkpoint_int.h"
 #include "vmm/fault.h"
 #include "vmm/isolate.h"
@@ -83,7 +84,8 @@ static void choose_pages(struct checkpoint *c)
 static void close_others(const struct checkpoint *c)
 {
 	int keep[] = {c->ram.fd,       c->ram.dir_fd, c->state_fd,
-		      c->state_dir_fd, c->pagemap_fd, c->ram.parent ? c->ram.parent->fd : -1};
+		      c->state_dir_fd, c->pagemap_fd, c->ram.parent ? c->ram.parent->fd : -1,
+		      log_fd()};
 	unsigned int from = 0;
 
 	for (;;) {
@@ -137,7 +139,7 @@ static int write_state(struct checkpoint *c, const char **what)
 /*
  * After isolate_child(). What is read is RAM and files that are open.
  *
- * #syscalls:child pread64 pwrite64 write fsync ftruncate ioctl[1&0xff00==0x9400] lseek close
+ * #syscalls:child pread64 write fsync clock_gettime
  * #syscalls:child exit_group kill pause getpid getppid restart_syscall rt_sigreturn
  */
 void checkpoint_child(struct checkpoint *c, pid_t parent)
