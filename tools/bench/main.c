@@ -177,7 +177,7 @@ static int parse(struct bench *b, int argc, char **argv, const char **scratch)
 	}
 	if (bad || (optind == argc) != b->linux_guest)
 		return 1 + usage(stderr);
-	if (b->fill_mib > b->memory_mib - 32) {
+	if (!b->linux_guest && b->fill_mib > b->memory_mib - 32) {
 		fprintf(stderr, "dormouse-bench: %d MiB of %d cannot be filled: 32 are taken\n",
 			b->fill_mib, b->memory_mib);
 		return 3;
