@@ -114,8 +114,9 @@ class Vmm:
     def jail(self):
         """Options as the server gives them."""
         options = ["--jail"]
-        for name in ("kernel", "mini.ext4", "base.ext4"):
-            options += ["--read", os.path.join(BUILD, name)]
+        for name in ("kernel", "mini.ext4", "base.ext4", "docker.ext4"):
+            if os.path.exists(os.path.join(BUILD, name)):
+                options += ["--read", os.path.join(BUILD, name)]
         for directory in self.directories:
             options += ["--write", directory]
         return options
