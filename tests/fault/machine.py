@@ -187,6 +187,15 @@ class Store:
     def restore(self, machine, name, *layers, **more):
         machine.call("restore", **self.shape(machine, *layers), **self.image(name), **more)
 
+    def lineage(self, layers):
+        """Those of them that the last one lies on, and itself."""
+        infos = json.loads(tool(["info", "--json", *(self.path(x) for x in layers)]))["layers"]
+        found = []
+        for layer, info in reversed(list(zip(layers, infos))):
+            if not found or info["id"] == found[0][1].get("parent"):
+                found.insert(0, (layer, info))
+        return [layer for layer, _ in found]
+
     def check_disk(self, *layers):
         """The layers are sound, and every sector has a number that belongs there."""
         paths = [self.path(x) for x in layers]

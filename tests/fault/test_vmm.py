@@ -46,7 +46,8 @@ class Case:
         """Of the machine that was killed, by the rule of the server: a layer that exists is in it."""
         chain = [x for x in ("top0", "top1", "top2", "top3") if self.store.exists(x)]
         # After an EIO a layer that nobody went to may stay, where it could not be removed either.
-        return [x for x in chain if x == chain[-1] or begun(self.store.path(x))]
+        last = [chain.pop()] if not begun(self.store.path(chain[-1])) else []
+        return self.store.lineage([x for x in chain if begun(self.store.path(x))]) + last
 
     def check_old(self):
         self.goes_on("old", lambda m: self.store.restore(m, "old", "top0", "fork-old"))
