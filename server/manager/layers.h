@@ -10,8 +10,8 @@
  * and gc_run() removes it. The pins' lock makes "read a row and pin what it names" one step for gc.
  *
  * A change of a sandbox's top layer has three steps: the row names the chain to be (`pending`), the
- * VMM makes the file, the row makes the chain its own. After a crash between these the file
- * decides: layers_settle().
+ * VMM makes the file, the row makes the chain its own. After a crash between these the VMM
+ * decides, if it lives, else the file: layers_settle().
  */
 #ifndef SERVER_MANAGER_LAYERS_H
 #define SERVER_MANAGER_LAYERS_H

@@ -17,9 +17,8 @@
 
 #include "lib/fd.h"
 #include "lib/log.h"
-#include "server/manager/checkpoint.h"
+#include "server/manager/checkpoint_int.h"
 #include "server/manager/gc.h"
-#include "server/manager/internal.h"
 
 #define KEEP_DELETED	10000
 #define KEEP_DELETED_MS (24LL * 3600 * 1000)
@@ -194,11 +193,22 @@ static void finish_adoption_later(struct sandbox *s)
 		finish_adoption(s);
 }
 
+/* The file of a top layer may be one that a VMM made and did not go to: it knows better. */
+static void settle_with_vm(struct sandbox *s)
+{
+	struct err e;
+
+	if (s->row.pending.n && commit_switch(s, vm_has_switched(s), &e))
+		log_error("sandbox %s: %s", s->row.id, e.msg);
+}
+
 static int adopt(struct sandbox *s, struct err *e)
 {
 	bool paused, restored;
 	int rc = vm_adopt(s, &paused, &restored, e);
 
+	if (!rc)
+		settle_with_vm(s);
 	if (!rc && paused)
 		rc = vm_resume(s, e);
 	if (rc)
@@ -233,6 +243,7 @@ static void recover_running(struct sandbox *s)
 		return;
 	}
 	vm_end(s);
+	settle_disk(s);
 	snprintf(why, sizeof(why), "its VM had ended when the server started: %.140s", e.msg);
 	sandbox_set_failed(s, why);
 }
@@ -298,9 +309,10 @@ int recover(struct manager *m, struct err *e)
 			sandbox_put(s);
 			continue;
 		}
-		settle_disk(s);
 		if (s->row.status == SANDBOX_RUNNING)
 			recover_running(s);
+		else
+			settle_disk(s);
 		remove_old_images(s);
 		table_insert(m, s);
 	}

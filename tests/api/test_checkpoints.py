@@ -600,6 +600,30 @@ def kill_9_during_a_checkpoint_leaves_the_old_state_or_the_new_one():
 
 
 @test
+def a_layer_that_the_vmm_did_not_go_to_is_no_part_of_the_disk():
+    with Server() as s:
+        p = Points(s)
+        p.write("old")
+        layers = p.box.layers()
+        s.hold("checkpoint-late")
+        request = threading.Thread(target=ignore, args=(p.post, "x"))
+        request.start()
+        s.wait_held("checkpoint-late")
+        before = set(files(s, "layers"))
+        s.kill()
+        request.join()
+        s.release("checkpoint-late")
+        wait_for("the file to be left behind", lambda: set(files(s, "layers")) - before)
+        s.start()
+        assert p.box.layers() == layers, "its VMM writes to the one that it had"
+        wait_for("the other one to go", lambda: gc(s) and set(files(s, "layers")) == before)
+        id = p.take("y")
+        p.write("new")
+        p.restore(id).expect(200)
+        assert p.read() == ("old", "old")
+
+
+@test
 def kill_9_during_a_restore_leaves_the_old_state_or_the_new_one():
     for point in "rollback", "rollback-late":
         with Server() as s:
