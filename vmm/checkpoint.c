@@ -346,12 +346,13 @@ int machine_checkpoint(struct vm *vm, const struct vm_checkpoint_config *cfg, ui
 	if (!rc && cfg->ram)
 		rc = loading_finish(vm, e);
 	if (!rc)
-		rc = prepare_disks(vm, cfg, e);
+		rc = create(&c, vm, cfg, e);
 	if (rc)
 		return rc;
-	rc = create(&c, vm, cfg, e);
+	/* Last: a layer that cannot be removed again would look as if it had been switched to. */
+	rc = prepare_disks(vm, cfg, e);
 	if (rc) {
-		unprepare_disks(vm);
+		destroy(c);
 		return rc;
 	}
 	began = clock_mono_ns();
