@@ -41,6 +41,8 @@ void api_workers(struct request *r);
 /* sandboxes.c */
 /* The members of a sandbox object (api.md 3.3), into an object that is open. */
 void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row);
+/* Members of an object, that it was booted instead of going on; none if @reason is "". */
+void api_write_cold(struct strbuf *b, const char *reason);
 /* A whole reply with it; releases the row. */
 void api_reply_sandbox(struct request *r, unsigned int status, struct sandbox_row *row);
 /* 201 with @s, whose reference is taken, or the error @rc. */

@@ -59,10 +59,7 @@ void api_sandbox_wake(struct request *r)
 	}
 	strbuf_adds(&b, "{");
 	api_write_sandbox(&b, manager_config(api_manager(r)), &row);
-	if (w.cold) {
-		strbuf_json_bool(&b, "coldBoot", true);
-		strbuf_json_str(&b, "message", w.reason);
-	}
+	api_write_cold(&b, w.cold ? w.reason : "");
 	strbuf_adds(&b, "}");
 	sandbox_row_fini(&row);
 	reply_json(r, 200, &b);

@@ -46,6 +46,14 @@ void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sa
 		strbuf_json_str(b, "error", row->error);
 }
 
+void api_write_cold(struct strbuf *b, const char *reason)
+{
+	if (!reason[0])
+		return;
+	strbuf_json_bool(b, "coldBoot", true);
+	strbuf_json_str(b, "message", reason);
+}
+
 static void write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row)
 {
 	strbuf_json_next(b);
@@ -66,17 +74,24 @@ void api_reply_sandbox(struct request *r, unsigned int status, struct sandbox_ro
 void api_reply_new_sandbox(struct request *r, int rc, struct sandbox *s, const struct err *e)
 {
 	struct sandbox_row row;
+	struct strbuf b = {0};
 
 	if (rc) {
 		reply_errno(r, rc, e);
 		return;
 	}
-	rc = sandbox_copy_row(s, &row);
-	sandbox_put(s);
-	if (rc)
+	if (sandbox_copy_row(s, &row)) {
+		sandbox_put(s);
 		reply_error(r, 503, "out of memory");
-	else
-		api_reply_sandbox(r, 201, &row);
+		return;
+	}
+	strbuf_adds(&b, "{");
+	api_write_sandbox(&b, manager_config(api_manager(r)), &row);
+	api_write_cold(&b, sandbox_cold_reason(s));
+	strbuf_adds(&b, "}");
+	sandbox_row_fini(&row);
+	sandbox_put(s);
+	reply_json(r, 201, &b);
 }
 
 static const struct json_field create_fields[] = {

@@ -95,6 +95,9 @@ struct fork_spec {
 
 /**
  * checkpoint_fork() - A new sandbox that goes on from a checkpoint
+ *
+ * It boots from the checkpoint's disk if that has no memory, or none that can be used
+ * (sandbox_cold_reason()).
  * @out:	A reference: sandbox_put()
  *
  * Return: 0; -ENOENT; -EINVAL if the checkpoint has failed, or does not get ready; as

@@ -440,9 +440,42 @@ int lifecycle_errno(int rc)
 	return lifecycle_passes(rc) ? rc : -EIO;
 }
 
+/* It could not go on from a template, as *@e says: boot the image. */
+static int boot_image(struct manager *m, const struct sandbox_spec *spec,
+		      const struct checkpoint_row *template, int rc, struct sandbox **out,
+		      struct err *e)
+{
+	struct sandbox_origin image = {.base_image = template->base_image};
+
+	log_warn("template %s at %lld CPUs, %lld MiB: %s", spec->template, (long long)spec->cpus,
+		 (long long)spec->memory_mib, e->msg);
+	if (!lifecycle_passes(rc))
+		template_drop(m, template->id);
+	return create_once(m, spec, &image, out, e);
+}
+
+/* It could not go on from memory, as *@e says, and that will not pass: boot the disk. */
+static int boot_disk(struct manager *m, const struct sandbox_spec *spec,
+		     const struct checkpoint_row *c, struct sandbox **out, struct err *e)
+{
+	struct checkpoint_row disk = *c;
+	struct sandbox_origin origin = {.checkpoint = &disk};
+	struct err why = *e;
+	int rc;
+
+	log_warn("a fork of checkpoint %s boots from its disk: %s", c->id, e->msg);
+	disk.full = false;
+	rc = create_once(m, spec, &origin, out, e);
+	if (!rc)
+		snprintf((*out)->cold_reason, sizeof((*out)->cold_reason),
+			 "its memory cannot be used: %.160s", why.msg);
+	return rc;
+}
+
 int sandbox_create_from(struct manager *m, const struct sandbox_spec *spec,
 			const struct sandbox_origin *origin, struct sandbox **out, struct err *e)
 {
+	const struct checkpoint_row *c = origin->checkpoint;
 	uint64_t start_ms = clock_mono_ms();
 	int rc = check_spec(m->config, spec, e);
 
@@ -451,16 +484,10 @@ int sandbox_create_from(struct manager *m, const struct sandbox_spec *spec,
 	if (rc)
 		return rc;
 	rc = create_once(m, spec, origin, out, e);
-	if (rc && origin->checkpoint && origin->checkpoint->is_template &&
-	    !manager_interrupted(m)) {
-		struct sandbox_origin cold = {.base_image = origin->checkpoint->base_image};
-
-		log_warn("template %s at %lld CPUs, %lld MiB: %s", spec->template,
-			 (long long)spec->cpus, (long long)spec->memory_mib, e->msg);
-		if (!lifecycle_passes(rc))
-			template_drop(m, origin->checkpoint->id);
-		rc = create_once(m, spec, &cold, out, e);
-	}
+	if (rc && c && c->is_template && !manager_interrupted(m))
+		rc = boot_image(m, spec, c, rc, out, e);
+	else if (rc && c && c->full && !lifecycle_passes(rc) && !manager_interrupted(m))
+		rc = boot_disk(m, spec, c, out, e);
 	pool_refill(m);
 	if (rc) {
 		manager_unreserve(m);

@@ -87,6 +87,7 @@ struct sandbox {
 	struct err wake_err;	       /* of the last one that failed */
 	bool announced;		       /* the row is in the store */
 	bool ready;		       /* the agent listens */
+	char cold_reason[200];	       /* sandbox_cold_reason() */
 	char exit_reason[160];	       /* what the VMM said last about its end, "" if nothing */
 	bool exit_orderly;	       /* the guest powered itself off */
 	struct exec_session *sessions; /* listed ones, newest first */

@@ -107,6 +107,8 @@ void sandbox_put(struct sandbox *s);
 /* Copy what is known, for sandboxes in every state, deleted ones included. -ENOENT if unknown. */
 int sandbox_get_row(struct manager *m, const char *id, struct sandbox_row *row, struct err *e);
 int sandbox_copy_row(struct sandbox *s, struct sandbox_row *row);
+/* For who has created it: why it was booted although it was to go on from memory, or "". */
+const char *sandbox_cold_reason(const struct sandbox *s);
 
 /**
  * sandbox_hibernate() - Write it to disk and end its process; returns when that is durable

@@ -266,6 +266,11 @@ int sandbox_copy_row(struct sandbox *s, struct sandbox_row *row)
 	return rc;
 }
 
+const char *sandbox_cold_reason(const struct sandbox *s)
+{
+	return s->cold_reason;
+}
+
 int sandbox_get_row(struct manager *m, const char *id, struct sandbox_row *row, struct err *e)
 {
 	struct sandbox *s = sandbox_find_any(m, id);

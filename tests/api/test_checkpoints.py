@@ -271,6 +271,24 @@ def checkpoints_of_the_disk_alone():
 
 
 @test
+def a_fork_of_unusable_memory_boots_from_the_disk():
+    with Server() as s:
+        p = Points(s)
+        p.write("kept")
+        id = p.take("x")
+        for how in ("refuse EINVAL", "die"):
+            s.fault("restore", how)
+            answer = fork(s, id).expect(201).json()
+            assert answer["coldBoot"] is True and "memory cannot be used" in answer["message"], answer
+            f = Sandbox(s, answer["sandboxID"])
+            assert f.run("cat state")["stdout"] == "kept\n" and f.control("info")["fake_memory"] == ""
+        s.fault("restore", "refuse ENOMEM")
+        fork(s, id).expect(503)
+        answer = fork(s, id).expect(201).json()
+        assert "coldBoot" not in answer and "message" not in answer, answer
+
+
+@test
 def limits_and_retention():
     with Server() as s:
         p = Points(s)
