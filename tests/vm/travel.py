@@ -128,7 +128,7 @@ def forks_hibernate_at_once():
         start_disk_witness(vm)
         image = checkpoint(vm, "start")
         vm.shut_down()
-        for n in range(15):
+        for n in range(100):
             vm.restore(image)
             # Frozen or not, renewed or not, at whatever it is just doing.
             if n % 3 == 2:
