@@ -81,7 +81,7 @@ help:
 ## make sdk        the published npm client against the server
 ## make bench      times of fork, checkpoint, rollback, wake against their promises, with a picture
 ## make bench-lab  Linux guests: boot, create and wake beside QEMU microvm
-## make lint       clang-format, clang-tidy, shellcheck, the rule which folder may include which
+## make lint       clang-format, clang-tidy, shellcheck, pyflakes, the rule which folder may include which
 ## make clean      remove build/ (the caches outside the checkout stay)
 
 $(B)/dormouse-vmm: $(B)/obj/vmm/main.o $(call arch,obj,vmm snapshot devices lib)

@@ -2,7 +2,6 @@
 """Checkpoints: taking, listing, restoring, forking, deleting; what they leave in the store."""
 import json
 import os
-import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor

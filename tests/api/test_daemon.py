@@ -2,7 +2,6 @@
 """The daemon itself: options, start, stop, kill -9, leftovers, a full disk."""
 import json
 import os
-import shutil
 import signal
 import socket
 import sqlite3

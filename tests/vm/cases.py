@@ -18,7 +18,7 @@ import docker  # noqa: E402
 import travel  # noqa: E402, F401: its cases
 import travel_load  # noqa: E402, F401: its cases
 from suite import CASES, case, promise, refused, wait_until  # noqa: E402
-from vmm import BUILD, COMMAND_S, HANG_S, Control, Ended, Vmm, VmmError, artifact  # noqa: E402
+from vmm import BUILD, COMMAND_S, HANG_S, TOP, Control, Ended, Vmm, VmmError, artifact  # noqa: E402
 
 
 def mem_total_mib(vm):
