@@ -99,7 +99,8 @@ check('8.3 restores go up and down the tree: disk, memory and processes are thos
 	const two = { ...await take(sandbox, 'two'), life: await look(sandbox) };
 	assert.notEqual(one.life.counter.nonce, two.life.counter.nonce);
 
-	const later = sandbox.exec.run('sleep 1000', { timeout: 0 });
+	const later = sandbox.exec.run('touch /dev/shm/later; sleep 1000', { timeout: 0 });
+	await sh(sandbox, 'until [ -e /dev/shm/later ]; do sleep 0.1; done'); // or it would wait, and run after the restore
 	await sandbox.restoreCheckpoint(one.id);
 	assert.equal((await later).exitCode, -1); // it never was
 	assert.equal(await marks(), 'one\none\n');

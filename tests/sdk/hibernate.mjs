@@ -146,7 +146,8 @@ check('3.8 reboot: the same sandbox and disk, another boot; what ran has ended',
 	const sandbox = await travelling();
 	const boot = await sh(sandbox, 'cat /proc/sys/kernel/random/boot_id');
 	await sandbox.files.write('/home/sandbox/kept', 'by the disk');
-	const running = sandbox.exec.run('sleep 1000', { timeout: 0 });
+	const running = sandbox.exec.run('touch /tmp/runs; sleep 1000', { timeout: 0 });
+	await sh(sandbox, 'until [ -e /tmp/runs ]; do sleep 0.1; done'); // or it would wait, and run after the reboot
 	await sandbox.reboot();
 	assert.equal((await running).exitCode, -1);
 	assert.notEqual(await sh(sandbox, 'cat /proc/sys/kernel/random/boot_id'), boot);
