@@ -314,6 +314,18 @@ def limits_and_retention():
 
 
 @test
+def a_hundred_checkpoints_of_the_disk_alone():
+    with Server() as s:
+        p = Points(s)
+        for i in range(100):
+            p.take(f"d{i}", kind="disk_only")
+        p.post("more", kind="disk_only").expect(400, "maximum")
+        p.take("memory is counted by itself")
+        p.take("more", kind="disk_only", retentionPolicy={"mode": "delete_oldest", "maxCount": 100})
+        assert [c["name"] for c in p.list() if c["kind"] == "disk_only"] == [f"d{i}" for i in range(1, 100)] + ["more"]
+
+
+@test
 def a_checkpoint_that_fails_says_why_and_harms_nothing():
     with Server() as s:
         p = Points(s)
