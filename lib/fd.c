@@ -204,6 +204,19 @@ static int bind_with_mode(int fd, const struct sockaddr_un *sa, mode_t mode)
 	return 0;
 }
 
+DIR *fd_opendir(int dir_fd, const char *path)
+{
+	int fd = openat(dir_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), why;
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!d && fd >= 0) {
+		why = errno;
+		close(fd);
+		errno = why;
+	}
+	return d;
+}
+
 /*
  * Sockets are local and streams: with datagrams one could speak to others without connecting.
  *

@@ -6,6 +6,7 @@
 #ifndef LIB_FD_H
 #define LIB_FD_H
 
+#include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -83,6 +84,14 @@ int fd_write_file_atomic(int dir_fd, const char *path, const void *buf, size_t l
  * Return: a descriptor or -errno
  */
 int fd_open_beneath(int dir_fd, const char *path, int flags, mode_t mode);
+
+/**
+ * fd_opendir() - Read a directory of its own, from its beginning
+ * @path:	Beneath @dir_fd, "." for itself. A symbolic link is not followed
+ *
+ * Return: to be released by closedir(), or NULL with errno
+ */
+DIR *fd_opendir(int dir_fd, const char *path);
 
 /**
  * fd_unix_listen() - A listening Unix stream socket

@@ -31,17 +31,12 @@ static void id_of_name(const char *name, char id[UUID_SIZE])
 
 static int list_dir(int dir_fd, const char *what, struct chain *names, struct err *e)
 {
-	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	DIR *d = fd_opendir(dir_fd, ".");
 	struct dirent *entry;
 	int rc = 0;
 
-	if (!d) {
-		rc = err_sys(e, -errno, "reading %s", what);
-		if (fd >= 0)
-			close(fd);
-		return rc;
-	}
+	if (!d)
+		return err_sys(e, -errno, "reading %s", what);
 	while (!rc && (entry = readdir(d))) {
 		char id[UUID_SIZE];
 
@@ -145,15 +140,11 @@ static void remove_file(int dir_fd, const char *name, struct gc_result *r)
 
 static void remove_image(int dir_fd, const char *id, struct gc_result *r)
 {
-	int fd = openat(dir_fd, id, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	DIR *d = fd_opendir(dir_fd, id);
 	struct dirent *entry;
 
-	if (!d) {
-		if (fd >= 0)
-			close(fd);
+	if (!d)
 		return;
-	}
 	while ((entry = readdir(d)))
 		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
 			remove_file(dirfd(d), entry->d_name, r);
@@ -166,16 +157,12 @@ static void remove_image(int dir_fd, const char *id, struct gc_result *r)
 static void remove_layers(int dir_fd, const struct kept *k, const struct chain *found,
 			  struct gc_result *r)
 {
-	int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	DIR *d = fd_opendir(dir_fd, ".");
 	struct kept listed = {.ids = *found};
 	struct dirent *entry;
 
-	if (!d) {
-		if (fd >= 0)
-			close(fd);
+	if (!d)
 		return;
-	}
 	if (found->n)
 		qsort(found->ids, found->n, sizeof(*found->ids), by_id);
 	while ((entry = readdir(d))) {

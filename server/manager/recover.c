@@ -76,13 +76,11 @@ int remove_dir(struct manager *m, const char *id)
 
 static void remove_leftover_dirs(struct manager *m)
 {
-	int fd = fcntl(m->sandboxes_fd, F_DUPFD_CLOEXEC, 0);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	DIR *d = fd_opendir(m->sandboxes_fd, ".");
 	struct dirent *entry;
 
 	if (!d)
 		return;
-	rewinddir(d);
 	while ((entry = readdir(d))) {
 		struct sandbox *s;
 

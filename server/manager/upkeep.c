@@ -515,15 +515,11 @@ static void tidy_image(void *arg, struct checkpoint_row *row)
 
 static void tidy_layers(struct manager *m)
 {
-	int fd = openat(m->layers->layers_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	DIR *d = fd_opendir(m->layers->layers_fd, ".");
 	struct dirent *entry;
 
-	if (!d) {
-		if (fd >= 0)
-			close(fd);
+	if (!d)
 		return;
-	}
 	while ((entry = readdir(d))) {
 		char id[UUID_SIZE];
 

@@ -57,6 +57,29 @@ Test(fd, a_path_cannot_leave_its_directory)
 	cr_assert_geq(fd_open_beneath(d, "new", O_RDWR | O_CREAT, 0600), 0);
 }
 
+Test(fd, a_directory_is_read_from_its_beginning_each_time)
+{
+	int d = scratch();
+
+	cr_assert_eq(fd_write_file_atomic(d, "a", "", 0, 0600), 0);
+	for (int i = 0; i < 2; i++) {
+		DIR *listing = fd_opendir(d, ".");
+		int names = 0;
+
+		cr_assert_not_null(listing);
+		while (readdir(listing))
+			names++;
+		cr_assert_eq(names, 3, ". and .. and a, not %d", names);
+		closedir(listing);
+	}
+	cr_assert_null(fd_opendir(d, "a"));
+	cr_assert_eq(errno, ENOTDIR);
+	cr_assert_null(fd_opendir(d, "none"));
+	cr_assert_eq(errno, ENOENT);
+	cr_assert_eq(symlinkat(".", d, "link"), 0);
+	cr_assert_null(fd_opendir(d, "link"));
+}
+
 Test(fd, a_live_socket_is_not_replaced_and_a_dead_one_is)
 {
 	char path[64];
