@@ -54,7 +54,4 @@ int vm_state_check_cpuid(const struct kvm_cpuid2 *saved, const struct kvm_cpuid2
 /* But for what KVM derives from the guest's registers. */
 bool vm_state_same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b);
 
-/* But for what KVM derives from the guest's registers. */
-bool vm_state_same_cpuid(const struct kvm_cpuid2 *a, const struct kvm_cpuid2 *b);
-
 #endif
