@@ -102,11 +102,17 @@ static void batch(void *opaque)
 		d->disk.batch(d->disk.batch_opaque);
 }
 
-/* The newest immutable layer, or NULL. */
-static int below_top(struct layers_disk *d, struct layer **out, struct err *e)
+/* The newest immutable layer, or NULL. @least: the bytes of what is below a new layer. */
+static int below_top(struct layers_disk *d, struct layer **out, uint64_t *least, struct err *e)
 {
+	int rc = 0;
+
 	*out = NULL;
-	return d->chain.n ? chain_layer(&d->chain, d->chain.n - 1, out, e) : 0;
+	if (d->chain.n)
+		rc = chain_layer(&d->chain, d->chain.n - 1, out, e);
+	if (rc >= 0)
+		*least = *out ? (*out)->h.size_bytes : d->chain.base.bytes;
+	return rc;
 }
 
 /* A new writable layer on what there is. */
@@ -114,11 +120,10 @@ static int init_top(struct layers_disk *d, struct layer *l, uint64_t size, struc
 {
 	struct layer *below;
 	uint64_t least;
-	int rc = below_top(d, &below, e);
+	int rc = below_top(d, &below, &least, e);
 
 	if (rc < 0)
 		return rc;
-	least = below ? below->h.size_bytes : d->chain.base.bytes;
 	if (!size)
 		size = least;
 	if (size < least)
@@ -162,11 +167,10 @@ static int read_only_size(struct layers_disk *d, uint64_t size, struct err *e)
 {
 	struct layer *below;
 	uint64_t least;
-	int rc = below_top(d, &below, e);
+	int rc = below_top(d, &below, &least, e);
 
 	if (rc < 0)
 		return rc;
-	least = below ? below->h.size_bytes : d->chain.base.bytes;
 	d->disk.size_bytes = size ? size : least;
 	if (d->disk.size_bytes < least || d->disk.size_bytes % 512 || !d->disk.size_bytes)
 		return err_set(e, -EINVAL, "disk: a size of %llu bytes is not possible",
