@@ -17,6 +17,17 @@ uint8_t kit_base_byte(uint64_t offset)
 	return (uint8_t)(offset / 512 * 7 + offset % 512);
 }
 
+uint8_t kit_base_or_zero(uint64_t offset)
+{
+	return offset < KIT_BASE_BYTES ? kit_base_byte(offset) : 0;
+}
+
+uint8_t kit_zero(uint64_t offset)
+{
+	(void)offset;
+	return 0;
+}
+
 static void init_in(struct disk_kit *k, uint64_t base_bytes, const char *dir)
 {
 	uint8_t *data = malloc(base_bytes);

@@ -7,7 +7,9 @@
 
 #include "snapshot/disk_layers.h"
 
-#define KIT_LAYERS 40
+#define KIT_LAYERS     40
+#define KIT_BASE_BYTES (64u * 4096 + 1024) /* its end is inside a cluster */
+#define KIT_SIZE_BYTES (96u * 4096 + 512)
 
 struct disk_kit {
 	char dir[64], base[96];
@@ -43,6 +45,9 @@ int kit_wait_sealed(struct disk_kit *k);
 void kit_patch(const char *path, uint64_t offset, const void *bytes, size_t len);
 /* The byte of the base. */
 uint8_t kit_base_byte(uint64_t offset);
+/* Of a disk on a base of KIT_BASE_BYTES that nobody has written to, and of nothing. */
+uint8_t kit_base_or_zero(uint64_t offset);
+uint8_t kit_zero(uint64_t offset);
 
 /* One request, run to its end in the loop. Return: its result. */
 int kit_read(struct disk_kit *k, uint64_t offset, void *buf, uint64_t len);

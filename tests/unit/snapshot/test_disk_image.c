@@ -16,10 +16,7 @@
 #include "snapshot/disk_image.h"
 #include "snapshot/layer.h"
 
-#define BASE_BYTES (64u * 4096 + 1024) /* its end is inside a cluster */
-#define SIZE_BYTES (96u * 4096 + 512)
-
-static uint8_t content[SIZE_BYTES], other[SIZE_BYTES];
+static uint8_t content[KIT_SIZE_BYTES], other[KIT_SIZE_BYTES];
 static const struct disk_image_env plain, over = {.replace = true};
 
 static uint8_t in_content(uint64_t offset)
@@ -34,10 +31,10 @@ static void write_chain(struct disk_kit *k, unsigned int layers)
 	} pieces[] = {{0, 4096},
 		      {4096 * 3 + 512, 1024},
 		      {4096 * 10, 4096 * 9},
-		      {BASE_BYTES - 512, 4096},
-		      {SIZE_BYTES - 1024, 1024}};
+		      {KIT_BASE_BYTES - 512, 4096},
+		      {KIT_SIZE_BYTES - 1024, 1024}};
 
-	cr_assert_eq(kit_open(k, SIZE_BYTES, NULL), 0);
+	cr_assert_eq(kit_open(k, KIT_SIZE_BYTES, NULL), 0);
 	for (unsigned int i = 0; i <= layers; i++) {
 		for (size_t p = 0; p < sizeof(pieces) / sizeof(pieces[0]); p++) {
 			uint8_t buf[4096 * 9];
@@ -54,14 +51,14 @@ static void write_chain(struct disk_kit *k, unsigned int layers)
 		cr_assert_eq(kit_switch(k, NULL), 0);
 		cr_assert_eq(kit_wait_sealed(k), 0);
 	}
-	cr_assert_eq(kit_read(k, 0, content, SIZE_BYTES), 0);
+	cr_assert_eq(kit_read(k, 0, content, KIT_SIZE_BYTES), 0);
 	kit_close(k);
 }
 
 /* A chain of @layers immutable ones and a top; `content` is what the disk has. Closed. */
 static void make_chain(struct disk_kit *k, unsigned int layers)
 {
-	kit_init_in_memory(k, BASE_BYTES);
+	kit_init_in_memory(k, KIT_BASE_BYTES);
 	write_chain(k, layers);
 }
 
@@ -85,7 +82,7 @@ static void expect_content(struct disk_kit *k, const char *what)
 	struct err e;
 
 	cr_assert_eq(kit_open(k, 0, &e), 0, "%s: %s", what, e.msg);
-	kit_expect(k, 0, SIZE_BYTES, in_content, what);
+	kit_expect(k, 0, KIT_SIZE_BYTES, in_content, what);
 	kit_close(k);
 }
 
@@ -165,7 +162,7 @@ Test(disk_image, a_flattened_layer_does_not_excuse_a_missing_parent)
 	/* Its parent, layer 1, is not there: 0 and 2 are passed over, and that is noticed. */
 	replace_layers(&k, 1, 3, k.layers[2]);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
-	cr_expect_eq(kit_read(&k, 0, other, SIZE_BYTES), -EIO);
+	cr_expect_eq(kit_read(&k, 0, other, KIT_SIZE_BYTES), -EIO);
 	kit_fini(&k);
 }
 
@@ -179,10 +176,10 @@ Test(disk_image, layers_in_use_by_a_machine_can_be_flattened_but_not_its_top)
 	make_chain(&k, 3);
 	snprintf(out, sizeof(out), "%s/flat", k.dir);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
-	kit_expect(&k, 0, SIZE_BYTES, in_content, "before");
+	kit_expect(&k, 0, KIT_SIZE_BYTES, in_content, "before");
 	cr_assert_eq(disk_layers_flatten(part(&p, &k, true, 0, 3), out, &plain, &e), 0, "%s",
 		     e.msg);
-	kit_expect(&k, 0, SIZE_BYTES, in_content, "after");
+	kit_expect(&k, 0, KIT_SIZE_BYTES, in_content, "after");
 	cr_expect_eq(disk_layers_flatten(part(&p, &k, true, 0, 4), out, &over, &e), -EBUSY);
 	cr_expect_eq(disk_layers_seal(k.overlay, &plain, &e), -EBUSY);
 	kit_fini(&k);
@@ -215,11 +212,11 @@ Test(disk_image, an_export_is_the_disk_and_an_import_of_it_too)
 	cr_assert_eq(disk_layers_export(part(&p, &k, false, 0, 5), raw, &plain, &e), -EINVAL);
 	cr_expect(strstr(e.msg, "base"), "%s", e.msg);
 	cr_assert_eq(disk_layers_export(part(&p, &k, true, 0, 5), raw, &plain, &e), 0, "%s", e.msg);
-	expect_file(raw, content, SIZE_BYTES);
+	expect_file(raw, content, KIT_SIZE_BYTES);
 	s = (struct disk_image_source){.base_path = raw};
 	cr_assert_eq(disk_layers_import(&s, layer, &plain, &e), 0, "%s", e.msg);
 	cr_assert_eq(disk_layers_export(&s, copy, &plain, &e), 0, "%s", e.msg);
-	expect_file(copy, content, SIZE_BYTES);
+	expect_file(copy, content, KIT_SIZE_BYTES);
 	k.no_base = true;
 	k.layers_n = 1;
 	memcpy(k.layers[0], layer, sizeof(k.layers[0]));
@@ -237,7 +234,7 @@ Test(disk_image, a_large_disk_with_little_on_it_makes_small_files)
 	struct err e;
 	int fd;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	snprintf(raw, sizeof(raw), "%s/raw", k.dir);
 	snprintf(layer, sizeof(layer), "%s/layer", k.dir);
 	/* Data at the start and near the end of 40 GiB. */

@@ -10,20 +10,6 @@
 #include "disk_kit.h"
 #include "snapshot/layer.h"
 
-#define BASE_BYTES (64u * 4096 + 1024) /* its end is inside a cluster */
-#define SIZE_BYTES (96u * 4096 + 512)
-
-static uint8_t base_or_zero(uint64_t offset)
-{
-	return offset < BASE_BYTES ? kit_base_byte(offset) : 0;
-}
-
-static uint8_t zero(uint64_t offset)
-{
-	(void)offset;
-	return 0;
-}
-
 static uint8_t written(uint64_t offset)
 {
 	return (uint8_t)(offset * 13 + 5);
@@ -34,10 +20,10 @@ Test(disk_layers, an_untouched_disk_is_the_base_and_then_zeros)
 	struct disk_kit k;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, &e), 0, "%s", e.msg);
-	cr_expect_eq(k.disk->size_bytes, SIZE_BYTES);
-	kit_expect(&k, 0, SIZE_BYTES, base_or_zero, "whole disk");
+	kit_init(&k, KIT_BASE_BYTES);
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, &e), 0, "%s", e.msg);
+	cr_expect_eq(k.disk->size_bytes, KIT_SIZE_BYTES);
+	kit_expect(&k, 0, KIT_SIZE_BYTES, kit_base_or_zero, "whole disk");
 	kit_fini(&k);
 }
 
@@ -52,25 +38,25 @@ Test(disk_layers, a_write_of_any_alignment_changes_exactly_its_range)
 		      {4096 * 3 + 512, 4096 * 2},
 		      {4096 * 8, 4096 * 5},
 		      {4096 * 63 + 3584, 4096 + 1024},
-		      {BASE_BYTES - 512, 1024},
+		      {KIT_BASE_BYTES - 512, 1024},
 		      {4096 * 80, 512},
-		      {SIZE_BYTES - 512, 512},
-		      {SIZE_BYTES - 1024, 1024},
-		      {0, SIZE_BYTES}};
+		      {KIT_SIZE_BYTES - 512, 512},
+		      {KIT_SIZE_BYTES - 1024, 1024},
+		      {0, KIT_SIZE_BYTES}};
 
 	for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
 		uint64_t from = ranges[i].offset, to = from + ranges[i].len;
 		struct disk_kit k;
 
-		kit_init(&k, BASE_BYTES);
-		cr_assert_eq(kit_open(&k, SIZE_BYTES, NULL), 0);
+		kit_init(&k, KIT_BASE_BYTES);
+		cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, NULL), 0);
 		kit_write_bytes(&k, from, to - from, written);
 		for (int again = 0; again < 2; again++) {
 			kit_expect(&k, from, to - from, written, "inside");
 			if (from)
-				kit_expect(&k, 0, from, base_or_zero, "before");
-			if (to < SIZE_BYTES)
-				kit_expect(&k, to, SIZE_BYTES - to, base_or_zero, "after");
+				kit_expect(&k, 0, from, kit_base_or_zero, "before");
+			if (to < KIT_SIZE_BYTES)
+				kit_expect(&k, to, KIT_SIZE_BYTES - to, kit_base_or_zero, "after");
 			/* The second time from the file. */
 			kit_close(&k);
 			cr_assert_eq(kit_open(&k, 0, NULL), 0);
@@ -83,25 +69,25 @@ Test(disk_layers, discarded_clusters_and_zeroed_bytes_read_as_zero_also_over_the
 {
 	struct disk_kit k;
 
-	kit_init(&k, BASE_BYTES);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, NULL), 0);
+	kit_init(&k, KIT_BASE_BYTES);
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, NULL), 0);
 	kit_write_bytes(&k, 4096 * 20, 4096 * 4, written);
 	/* From inside cluster 10 to inside cluster 22. */
 	cr_assert_eq(kit_do(&k, DISK_DISCARD, 4096 * 10 + 512, 4096 * 12), 0);
-	kit_expect(&k, 0, 4096 * 10 + 512, base_or_zero, "before the discard");
-	kit_expect(&k, 4096 * 11, 4096 * 11, zero, "discarded");
+	kit_expect(&k, 0, 4096 * 10 + 512, kit_base_or_zero, "before the discard");
+	kit_expect(&k, 4096 * 11, 4096 * 11, kit_zero, "discarded");
 	kit_expect(&k, 4096 * 22 + 512, 4096 * 2 - 512, written, "after the discard");
 	cr_assert_eq(kit_do(&k, DISK_WRITE_ZEROES, 4096 * 40 + 1024, 4096 * 2), 0);
-	kit_expect(&k, 4096 * 40, 1024, base_or_zero, "before the zeros");
-	kit_expect(&k, 4096 * 40 + 1024, 4096 * 2, zero, "zeros");
-	kit_expect(&k, 4096 * 42 + 1024, 4096, base_or_zero, "after the zeros");
+	kit_expect(&k, 4096 * 40, 1024, kit_base_or_zero, "before the zeros");
+	kit_expect(&k, 4096 * 40 + 1024, 4096 * 2, kit_zero, "zeros");
+	kit_expect(&k, 4096 * 42 + 1024, 4096, kit_base_or_zero, "after the zeros");
 	cr_assert_eq(kit_do(&k, DISK_WRITE_ZEROES, 4096 * 50 + 512, 512), 0);
-	kit_expect(&k, 4096 * 50 + 512, 512, zero, "zeros inside a cluster");
-	kit_expect(&k, 4096 * 50 + 1024, 3072, base_or_zero, "the rest of it");
+	kit_expect(&k, 4096 * 50 + 512, 512, kit_zero, "zeros inside a cluster");
+	kit_expect(&k, 4096 * 50 + 1024, 3072, kit_base_or_zero, "the rest of it");
 	kit_close(&k);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
-	kit_expect(&k, 4096 * 11, 4096 * 11, zero, "discarded, from the file");
-	kit_expect(&k, 4096 * 40 + 1024, 4096 * 2, zero, "zeros, from the file");
+	kit_expect(&k, 4096 * 11, 4096 * 11, kit_zero, "discarded, from the file");
+	kit_expect(&k, 4096 * 40 + 1024, 4096 * 2, kit_zero, "zeros, from the file");
 	kit_fini(&k);
 }
 
@@ -111,7 +97,7 @@ Test(disk_layers, a_discard_gives_the_space_back)
 	struct disk_kit k;
 	uint64_t full;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	cr_assert_eq(kit_open(&k, 8 << 20, NULL), 0);
 	kit_write_bytes(&k, 0, 8 << 20, written);
 	cr_assert_eq(kit_do(&k, DISK_FLUSH, 0, 0), 0);
@@ -130,7 +116,7 @@ Test(disk_layers, a_second_opener_is_told_that_the_layer_is_in_use)
 	struct disk *second;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
 	struct disk_layers_config c = {
 	    .base_path = k.base, .overlay_path = k.overlay, .loop = &k.loop};
@@ -147,7 +133,7 @@ Test(disk_layers, a_base_that_is_being_written_is_refused)
 	struct err e;
 	int fd;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	fd = open(k.base, O_RDWR | O_CLOEXEC);
 	cr_assert_eq(fcntl(fd, F_OFD_SETLK, &l), 0);
 	cr_assert_eq(kit_open(&k, 0, &e), -EBUSY);
@@ -160,7 +146,7 @@ Test(disk_layers, a_base_of_odd_size_or_none_is_refused)
 	struct disk_kit k;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	cr_assert_eq(truncate(k.base, 1000), 0);
 	cr_assert_eq(kit_open(&k, 0, &e), -EINVAL);
 	cr_expect(strstr(e.msg, "multiple of 512"), "%s", e.msg);
@@ -177,8 +163,8 @@ static void expect_refused(void (*damage)(struct disk_kit *k), int code, const c
 	struct disk_kit k;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, NULL), 0);
+	kit_init(&k, KIT_BASE_BYTES);
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, NULL), 0);
 	kit_write_bytes(&k, 0, 4096, written);
 	kit_close(&k);
 	damage(&k);
@@ -245,7 +231,7 @@ Test(disk_layers, a_damaged_map_sector_fails_the_reads_it_answers_for_and_no_oth
 	uint8_t buf[512];
 	struct disk_kit k;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	cr_assert_eq(kit_open(&k, per_sector * 3, NULL), 0);
 	kit_write_bytes(&k, 0, 4096, written);
 	kit_write_bytes(&k, per_sector, 4096, written);
@@ -264,21 +250,21 @@ Test(disk_layers, a_disk_grows_and_never_shrinks)
 	struct disk_kit k;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
-	cr_expect_eq(k.disk->size_bytes, BASE_BYTES);
-	kit_write_bytes(&k, BASE_BYTES - 512, 512, written);
+	cr_expect_eq(k.disk->size_bytes, KIT_BASE_BYTES);
+	kit_write_bytes(&k, KIT_BASE_BYTES - 512, 512, written);
 	kit_close(&k);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, NULL), 0);
-	kit_expect(&k, BASE_BYTES - 512, 512, written, "what was there");
-	kit_expect(&k, BASE_BYTES, SIZE_BYTES - BASE_BYTES, zero, "what came");
-	kit_write_bytes(&k, SIZE_BYTES - 4096, 4096, written);
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, NULL), 0);
+	kit_expect(&k, KIT_BASE_BYTES - 512, 512, written, "what was there");
+	kit_expect(&k, KIT_BASE_BYTES, KIT_SIZE_BYTES - KIT_BASE_BYTES, kit_zero, "what came");
+	kit_write_bytes(&k, KIT_SIZE_BYTES - 4096, 4096, written);
 	kit_close(&k);
-	cr_assert_eq(kit_open(&k, BASE_BYTES, &e), -EINVAL);
+	cr_assert_eq(kit_open(&k, KIT_BASE_BYTES, &e), -EINVAL);
 	cr_expect(strstr(e.msg, "shrink"), "%s", e.msg);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
-	cr_expect_eq(k.disk->size_bytes, SIZE_BYTES);
-	kit_expect(&k, SIZE_BYTES - 4096, 4096, written, "the new end");
+	cr_expect_eq(k.disk->size_bytes, KIT_SIZE_BYTES);
+	kit_expect(&k, KIT_SIZE_BYTES - 4096, 4096, written, "the new end");
 	kit_fini(&k);
 }
 
@@ -287,12 +273,12 @@ Test(disk_layers, without_an_overlay_it_reads_and_refuses_writes)
 	struct disk_kit k;
 	uint8_t buf[512] = {0};
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	struct disk_layers_config c = {.base_path = k.base, .loop = &k.loop};
 
 	cr_assert_eq(disk_layers_open(&k.disk, &c, NULL), 0);
 	cr_assert(k.disk->read_only);
-	kit_expect(&k, 0, BASE_BYTES, base_or_zero, "base");
+	kit_expect(&k, 0, KIT_BASE_BYTES, kit_base_or_zero, "base");
 	cr_expect_eq(kit_write(&k, 0, buf, 512), -EROFS);
 	cr_expect_eq(kit_do(&k, DISK_FLUSH, 0, 0), 0);
 	kit_fini(&k);

@@ -11,20 +11,6 @@
 #include "disk_kit.h"
 #include "snapshot/layer.h"
 
-#define BASE_BYTES (64u * 4096 + 1024) /* its end is inside a cluster */
-#define SIZE_BYTES (96u * 4096 + 512)
-
-static uint8_t base_or_zero(uint64_t offset)
-{
-	return offset < BASE_BYTES ? kit_base_byte(offset) : 0;
-}
-
-static uint8_t zero(uint64_t offset)
-{
-	(void)offset;
-	return 0;
-}
-
 static uint8_t first(uint64_t offset)
 {
 	return (uint8_t)(offset * 13 + 5);
@@ -52,7 +38,7 @@ static void reopen(struct disk_kit *k)
 }
 
 /* What the disk should have, kept beside it, as long as it is written by mirror_write(). */
-static uint8_t mirror[SIZE_BYTES];
+static uint8_t mirror[KIT_SIZE_BYTES];
 
 static uint8_t in_mirror(uint64_t offset)
 {
@@ -72,7 +58,7 @@ static void mirror_op(struct disk_kit *k, enum disk_op op, uint64_t from, uint64
 	cr_assert_eq(kit_do(k, op, from, len), 0);
 	if (op == DISK_DISCARD) {
 		from = (from + 4095) / 4096 * 4096;
-		to = to == SIZE_BYTES ? to : to / 4096 * 4096;
+		to = to == KIT_SIZE_BYTES ? to : to / 4096 * 4096;
 	}
 	if (to > from)
 		memset(mirror + from, 0, to - from);
@@ -82,15 +68,15 @@ static void random_op(struct disk_kit *k, uint8_t fill)
 {
 	static const enum disk_op ops[] = {DISK_WRITE, DISK_WRITE, DISK_WRITE, DISK_WRITE_ZEROES,
 					   DISK_DISCARD};
-	uint64_t from = (uint64_t)random() % (SIZE_BYTES / 512) * 512;
+	uint64_t from = (uint64_t)random() % (KIT_SIZE_BYTES / 512) * 512;
 	uint64_t len = ((uint64_t)random() % 40 + 1) * 512;
 
 	if (random() % 2) {
 		from = from / 4096 * 4096;
 		len = (len + 4095) / 4096 * 4096;
 	}
-	if (len > SIZE_BYTES - from)
-		len = SIZE_BYTES - from;
+	if (len > KIT_SIZE_BYTES - from)
+		len = KIT_SIZE_BYTES - from;
 	mirror_op(k, ops[random() % 5], from, len, fill);
 }
 
@@ -100,24 +86,24 @@ Test(layers_chain, any_writes_and_discards_in_1_to_32_layers_read_as_they_were_w
 	struct err e;
 
 	srandom(20);
-	kit_init(&k, BASE_BYTES);
-	for (uint64_t i = 0; i < SIZE_BYTES; i++)
-		mirror[i] = base_or_zero(i);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, &e), 0, "%s", e.msg);
+	kit_init(&k, KIT_BASE_BYTES);
+	for (uint64_t i = 0; i < KIT_SIZE_BYTES; i++)
+		mirror[i] = kit_base_or_zero(i);
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, &e), 0, "%s", e.msg);
 	for (unsigned int layer = 1; layer <= 32; layer++) {
 		struct disk_layers_info info;
 
 		for (unsigned int i = 0; i < 4; i++)
 			random_op(&k, (uint8_t)(layer * 7 + i));
-		kit_expect(&k, 0, SIZE_BYTES, in_mirror, "as written");
+		kit_expect(&k, 0, KIT_SIZE_BYTES, in_mirror, "as written");
 		disk_layers_info(k.disk, &info);
 		cr_assert_eq(info.layers, layer);
 		if (layer % 8 == 0) {
 			reopen(&k);
-			kit_expect(&k, 0, SIZE_BYTES, in_mirror, "from the files");
+			kit_expect(&k, 0, KIT_SIZE_BYTES, in_mirror, "from the files");
 		}
 		new_layer(&k);
-		kit_expect(&k, 0, SIZE_BYTES, in_mirror, "after the switch");
+		kit_expect(&k, 0, KIT_SIZE_BYTES, in_mirror, "after the switch");
 	}
 	kit_fini(&k);
 }
@@ -126,8 +112,8 @@ Test(layers_chain, a_layer_below_is_not_changed_by_writes_on_top)
 {
 	struct disk_kit k;
 
-	kit_init(&k, BASE_BYTES);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, NULL), 0);
+	kit_init(&k, KIT_BASE_BYTES);
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, NULL), 0);
 	kit_write_bytes(&k, 4096 * 4, 4096 * 4, first);
 	new_layer(&k);
 	/* In part, as a whole, and discarded. */
@@ -137,13 +123,13 @@ Test(layers_chain, a_layer_below_is_not_changed_by_writes_on_top)
 	kit_expect(&k, 4096 * 4, 512, first, "before the part");
 	kit_expect(&k, 4096 * 4 + 512, 512, second, "the part");
 	kit_expect(&k, 4096 * 4 + 1024, 3072, first, "after the part");
-	kit_expect(&k, 4096 * 6, 4096, zero, "discarded over a layer");
+	kit_expect(&k, 4096 * 6, 4096, kit_zero, "discarded over a layer");
 	kit_close(&k);
 	/* The layer alone, read-only. */
 	k.overlay[0] = '\0';
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
 	cr_expect(k.disk->read_only);
-	cr_expect_eq(k.disk->size_bytes, SIZE_BYTES);
+	cr_expect_eq(k.disk->size_bytes, KIT_SIZE_BYTES);
 	kit_expect(&k, 4096 * 4, 4096 * 4, first, "as it was frozen");
 	kit_fini(&k);
 }
@@ -153,25 +139,25 @@ Test(layers_chain, a_disk_may_be_larger_than_the_layer_below)
 	struct disk_kit k;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
-	kit_write_bytes(&k, BASE_BYTES - 512, 512, first);
+	kit_write_bytes(&k, KIT_BASE_BYTES - 512, 512, first);
 	new_layer(&k);
 	kit_close(&k);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, &e), 0, "%s", e.msg);
-	kit_expect(&k, 0, BASE_BYTES - 512, base_or_zero, "the base");
-	kit_expect(&k, BASE_BYTES - 512, 512, first, "the layer's last sector");
-	kit_expect(&k, BASE_BYTES, SIZE_BYTES - BASE_BYTES, zero, "what came");
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, &e), 0, "%s", e.msg);
+	kit_expect(&k, 0, KIT_BASE_BYTES - 512, kit_base_or_zero, "the base");
+	kit_expect(&k, KIT_BASE_BYTES - 512, 512, first, "the layer's last sector");
+	kit_expect(&k, KIT_BASE_BYTES, KIT_SIZE_BYTES - KIT_BASE_BYTES, kit_zero, "what came");
 	/* Copy the short last cluster up, and look at all of it. */
-	kit_write_bytes(&k, BASE_BYTES + 1024, 512, second);
-	kit_expect(&k, BASE_BYTES - 512, 512, first, "copied up");
-	kit_expect(&k, BASE_BYTES, 1024, zero, "between");
-	kit_expect(&k, BASE_BYTES + 1024, 512, second, "written");
+	kit_write_bytes(&k, KIT_BASE_BYTES + 1024, 512, second);
+	kit_expect(&k, KIT_BASE_BYTES - 512, 512, first, "copied up");
+	kit_expect(&k, KIT_BASE_BYTES, 1024, kit_zero, "between");
+	kit_expect(&k, KIT_BASE_BYTES + 1024, 512, second, "written");
 	/* A new one on a smaller one. */
 	kit_close(&k);
 	unlink(k.overlay);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, &e), 0, "%s", e.msg);
-	kit_expect(&k, BASE_BYTES - 512, 512, first, "through a new layer");
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, &e), 0, "%s", e.msg);
+	kit_expect(&k, KIT_BASE_BYTES - 512, 512, first, "through a new layer");
 	kit_close(&k);
 	unlink(k.overlay);
 	cr_assert_eq(kit_open(&k, 4096, &e), -EINVAL);
@@ -184,15 +170,15 @@ Test(layers_chain, a_disk_needs_no_base)
 	struct disk_kit k;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	k.no_base = true;
 	cr_assert_eq(kit_open(&k, 0, &e), -EINVAL);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, &e), 0, "%s", e.msg);
-	kit_expect(&k, 0, SIZE_BYTES, zero, "empty");
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, &e), 0, "%s", e.msg);
+	kit_expect(&k, 0, KIT_SIZE_BYTES, kit_zero, "empty");
 	kit_write_bytes(&k, 512, 512, first);
 	new_layer(&k);
 	kit_expect(&k, 512, 512, first, "one layer down");
-	kit_expect(&k, 1024, SIZE_BYTES - 1024, zero, "the rest");
+	kit_expect(&k, 1024, KIT_SIZE_BYTES - 1024, kit_zero, "the rest");
 	kit_close(&k);
 	k.no_base = false;
 	cr_assert_eq(kit_open(&k, 0, &e), -EINVAL);
@@ -203,8 +189,8 @@ Test(layers_chain, a_disk_needs_no_base)
 /* Three layers: cluster 1 is in the lowest, 2 in the middle, 3 on top. Closed. */
 static void make_three(struct disk_kit *k)
 {
-	kit_init(k, BASE_BYTES);
-	cr_assert_eq(kit_open(k, SIZE_BYTES, NULL), 0);
+	kit_init(k, KIT_BASE_BYTES);
+	cr_assert_eq(kit_open(k, KIT_SIZE_BYTES, NULL), 0);
 	kit_write_bytes(k, 4096, 4096, first);
 	new_layer(k);
 	kit_write_bytes(k, 8192, 4096, first);
@@ -250,7 +236,7 @@ static void copy_of_another(struct disk_kit *k)
 	/* Right in all but its id. */
 	unlink(k->layers[0]);
 	cr_assert_eq(layer_open(&l, k->layers[0], LAYER_WRITE | LAYER_NEW, NULL), 1);
-	cr_assert_eq(layer_init(&l, SIZE_BYTES, NULL, &(struct layer_base){0}, NULL), 0);
+	cr_assert_eq(layer_init(&l, KIT_SIZE_BYTES, NULL, &(struct layer_base){0}, NULL), 0);
 	layer_close(&l);
 }
 

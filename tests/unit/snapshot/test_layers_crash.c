@@ -12,20 +12,6 @@
 
 #include "disk_kit.h"
 
-#define BASE_BYTES (64u * 4096 + 1024) /* its end is inside a cluster */
-#define SIZE_BYTES (96u * 4096 + 512)
-
-static uint8_t base_or_zero(uint64_t offset)
-{
-	return offset < BASE_BYTES ? kit_base_byte(offset) : 0;
-}
-
-static uint8_t zero(uint64_t offset)
-{
-	(void)offset;
-	return 0;
-}
-
 static uint8_t written(uint64_t offset)
 {
 	return (uint8_t)(offset * 13 + 5);
@@ -57,12 +43,12 @@ Test(layers_crash, a_full_host_fails_the_request_and_keeps_the_old_bytes)
 	uint8_t buf[4096] = {0};
 	struct disk_kit k;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	k.fault = fault_at;
 	k.fault_opaque = &f;
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
 	cr_assert_eq(kit_write(&k, 8192, buf, 4096), -ENOSPC);
-	kit_expect(&k, 8192, 4096, base_or_zero, "after the failure");
+	kit_expect(&k, 8192, 4096, kit_base_or_zero, "after the failure");
 	kit_write_bytes(&k, 8192, 4096, written);
 	kit_expect(&k, 8192, 4096, written, "when there is room again");
 	kit_fini(&k);
@@ -75,7 +61,7 @@ Test(layers_crash, a_map_that_cannot_be_written_fails_the_flush_and_the_next_one
 	struct faults f = {&seen, 4, -ENOSPC, false};
 	struct disk_kit k;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	k.fault = fault_at;
 	k.fault_opaque = &f;
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
@@ -94,7 +80,7 @@ Test(layers_crash, after_a_failed_sync_no_flush_succeeds)
 	struct faults f = {&seen, 3, -EIO, false};
 	struct disk_kit k;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	k.fault = fault_at;
 	k.fault_opaque = &f;
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
@@ -114,7 +100,7 @@ Test(layers_crash, after_a_failed_sync_no_flush_succeeds)
 static const struct place {
 	uint64_t offset, len;
 } places[] = {
-    {4096, 4096}, {4096 * 9 + 512, 1024}, {4096 * 30, 4096 * 6}, {BASE_BYTES - 512, 4096}};
+    {4096, 4096}, {4096 * 9 + 512, 1024}, {4096 * 30, 4096 * 6}, {KIT_BASE_BYTES - 512, 4096}};
 #define PLACES (sizeof(places) / sizeof(places[0]))
 
 struct work {
@@ -205,9 +191,9 @@ static void verify(struct disk_kit *k, unsigned int flushed, unsigned int newest
 			uint8_t buf[512];
 
 			cr_assert_eq(kit_read(k, at, buf, sizeof(buf)), 0);
-			if (flushed == 0 && !memcmp(buf, (uint8_t[]){base_or_zero(at)}, 1)) {
+			if (flushed == 0 && !memcmp(buf, (uint8_t[]){kit_base_or_zero(at)}, 1)) {
 				for (uint64_t i = 0; i < sizeof(buf); i++)
-					cr_assert_eq(buf[i], base_or_zero(at + i), "torn base");
+					cr_assert_eq(buf[i], kit_base_or_zero(at + i), "torn base");
 				continue;
 			}
 			for (uint64_t i = 0; i < sizeof(buf); i++)
@@ -225,8 +211,8 @@ static void verify(struct disk_kit *k, unsigned int flushed, unsigned int newest
 		cr_assert(buf[0] == i && buf[511] == i, "the cluster of round %u is lost", i);
 	}
 	if (flushed >= 5)
-		kit_expect(k, 4096 * 50, 4096, zero, "discarded and flushed");
-	kit_expect(k, 4096 * 60, 4096, base_or_zero, "what nobody touched");
+		kit_expect(k, 4096 * 50, 4096, kit_zero, "discarded and flushed");
+	kit_expect(k, 4096 * 60, 4096, kit_base_or_zero, "what nobody touched");
 }
 
 /* As a controller does: a layer that was to be the next is, if its file exists. */
@@ -258,7 +244,7 @@ static bool kill_at(unsigned int at)
 	int status;
 	pid_t pid;
 
-	kit_init_in_memory(&k, BASE_BYTES);
+	kit_init_in_memory(&k, KIT_BASE_BYTES);
 	pid = fork();
 	cr_assert_geq(pid, 0);
 	if (!pid) {
@@ -266,7 +252,7 @@ static bool kill_at(unsigned int at)
 
 		k.fault = fault_at;
 		k.fault_opaque = &f;
-		if (kit_open(&k, SIZE_BYTES, NULL) < 0)
+		if (kit_open(&k, KIT_SIZE_BYTES, NULL) < 0)
 			_exit(1);
 		workload(&w);
 		_exit(w.unsealed ? 2 : 0);
@@ -275,7 +261,7 @@ static bool kill_at(unsigned int at)
 	cr_assert(WIFSIGNALED(status) || WEXITSTATUS(status) == 0, "point %u: the child failed: %d",
 		  at, WEXITSTATUS(status));
 	find_layers(&k);
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, &e), 0, "point %u: %s", at, e.msg);
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, &e), 0, "point %u: %s", at, e.msg);
 	verify(&k, shared[1], shared[1] + 1);
 	/* And it goes on from there. */
 	cr_assert_eq(kit_switch(&k, &e), 0, "point %u: %s", at, e.msg);
@@ -307,13 +293,13 @@ static bool fail_at(unsigned int at, int error)
 	bool hit;
 	int rc;
 
-	kit_init_in_memory(&k, BASE_BYTES);
+	kit_init_in_memory(&k, KIT_BASE_BYTES);
 	k.fault = fault_at;
 	k.fault_opaque = &f;
-	rc = kit_open(&k, SIZE_BYTES, &e);
+	rc = kit_open(&k, KIT_SIZE_BYTES, &e);
 	if (rc < 0) {
 		cr_assert_eq(seen, at);
-		cr_assert_eq(kit_open(&k, SIZE_BYTES, &e), 0, "%s", e.msg);
+		cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, &e), 0, "%s", e.msg);
 	}
 	workload(&w);
 	hit = seen >= at;

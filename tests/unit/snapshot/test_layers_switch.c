@@ -11,9 +11,6 @@
 #include "disk_kit.h"
 #include "snapshot/layer_seal.h"
 
-#define BASE_BYTES (64u * 4096 + 1024) /* its end is inside a cluster */
-#define SIZE_BYTES (96u * 4096 + 512)
-
 static uint8_t first(uint64_t offset)
 {
 	return (uint8_t)(offset * 13 + 5);
@@ -28,8 +25,8 @@ static void start(struct disk_kit *k)
 {
 	struct err e;
 
-	kit_init(k, BASE_BYTES);
-	cr_assert_eq(kit_open(k, SIZE_BYTES, &e), 0, "%s", e.msg);
+	kit_init(k, KIT_BASE_BYTES);
+	cr_assert_eq(kit_open(k, KIT_SIZE_BYTES, &e), 0, "%s", e.msg);
 	kit_write_bytes(k, 4096 * 2, 4096 * 3, first);
 }
 
@@ -136,11 +133,11 @@ Test(layers_switch, lost_data_of_a_sealed_layer_are_not_zeros)
 	cr_expect_eq(kit_read(&k, 4096 * 4, buf, 4096), -EIO);
 	kit_close(&k);
 	/* And a table that was lost is not a table of good sums. */
-	kit_patch(k.layers[0], layer_sums_offset(SIZE_BYTES), zeros, 512);
+	kit_patch(k.layers[0], layer_sums_offset(KIT_SIZE_BYTES), zeros, 512);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
 	cr_expect_eq(kit_read(&k, 4096 * 2, buf, 4096), -EIO);
 	kit_close(&k);
-	kit_patch(k.layers[0], layer_sums_offset(SIZE_BYTES), "x", 1);
+	kit_patch(k.layers[0], layer_sums_offset(KIT_SIZE_BYTES), "x", 1);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
 	cr_expect_eq(kit_read(&k, 4096 * 2, buf, 4096), -EIO);
 	kit_fini(&k);
@@ -152,13 +149,13 @@ Test(layers_switch, the_short_last_cluster_of_a_sealed_layer_is_verified_too)
 	struct disk_kit k;
 
 	start(&k);
-	kit_write_bytes(&k, SIZE_BYTES - 512, 512, first);
+	kit_write_bytes(&k, KIT_SIZE_BYTES - 512, 512, first);
 	new_layer(&k);
-	kit_expect(&k, SIZE_BYTES - 512, 512, first, "the end");
+	kit_expect(&k, KIT_SIZE_BYTES - 512, 512, first, "the end");
 	kit_close(&k);
-	kit_patch(k.layers[0], LAYER_DATA + SIZE_BYTES - 1, "\xaa", 1);
+	kit_patch(k.layers[0], LAYER_DATA + KIT_SIZE_BYTES - 1, "\xaa", 1);
 	cr_assert_eq(kit_open(&k, 0, NULL), 0);
-	cr_expect_eq(kit_read(&k, SIZE_BYTES - 512, buf, 512), -EIO);
+	cr_expect_eq(kit_read(&k, KIT_SIZE_BYTES - 512, buf, 512), -EIO);
 	kit_fini(&k);
 }
 
@@ -189,10 +186,10 @@ Test(layers_switch, a_flush_after_the_switch_makes_the_old_layer_durable_first)
 	struct disk_kit k;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	k.fault = trace_point;
 	k.fault_opaque = &t;
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, NULL), 0);
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, NULL), 0);
 	cr_assert_eq(kit_do(&k, DISK_FLUSH, 0, 0), 0);
 	kit_write_bytes(&k, 4096 * 2, 4096, first);
 	t = (struct trace){.n = 0};
@@ -219,10 +216,10 @@ Test(layers_switch, a_flush_fails_when_the_old_layer_cannot_be_made_durable)
 	struct disk_kit k;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	k.fault = trace_point;
 	k.fault_opaque = &t;
-	cr_assert_eq(kit_open(&k, SIZE_BYTES, NULL), 0);
+	cr_assert_eq(kit_open(&k, KIT_SIZE_BYTES, NULL), 0);
 	kit_write_bytes(&k, 4096 * 2, 4096, first);
 	cr_assert_eq(kit_switch(&k, &e), 0, "%s", e.msg);
 	cr_expect_eq(kit_wait_sealed(&k), -EIO);
@@ -283,7 +280,7 @@ Test(layers_switch, writes_and_flushes_in_flight_before_and_after_are_all_there)
 	struct disk_kit k;
 	struct err e;
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	cr_assert_eq(kit_open(&k, LOAD * 8192 + 4096, &e), 0, "%s", e.msg);
 	for (unsigned int round = 0; round < 20; round++) {
 		unsigned int before = 0, after = 0, seals = k.seals;
@@ -319,7 +316,7 @@ Test(layers_switch, a_switch_with_writes_in_flight_is_refused)
 	struct err e;
 	char path[128];
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	cr_assert_eq(kit_open(&k, LOAD * 8192 + 4096, NULL), 0);
 	submit_load(&k, loads, &over, 1);
 	snprintf(path, sizeof(path), "%s/next", k.dir);
@@ -342,8 +339,8 @@ Test(layers_switch, a_layer_may_be_made_before_the_switch)
 	char next[128], other[128], data[4096], back[4096];
 	struct disk_kit k;
 
-	kit_init(&k, BASE_BYTES);
-	cr_assert_eq(kit_open(&k, BASE_BYTES, NULL), 0);
+	kit_init(&k, KIT_BASE_BYTES);
+	cr_assert_eq(kit_open(&k, KIT_BASE_BYTES, NULL), 0);
 	cr_assert_eq(try_prepare(&k, "layer1", next), 0);
 	cr_expect_eq(access(next, F_OK), 0);
 	/* What is written until the switch belongs to the layer that is frozen. */
@@ -367,7 +364,7 @@ Test(layers_switch, a_layer_may_be_made_before_the_switch)
 	cr_assert_eq(try_prepare(&k, "other", other), 0);
 	kit_close(&k);
 	cr_expect(access(other, F_OK) < 0);
-	cr_assert_eq(kit_open(&k, BASE_BYTES, NULL), 0);
+	cr_assert_eq(kit_open(&k, KIT_BASE_BYTES, NULL), 0);
 	cr_assert_eq(kit_read(&k, 8192, back, sizeof(back)), 0);
 	cr_assert_arr_eq(back, data, sizeof(data));
 	kit_fini(&k);
@@ -378,14 +375,14 @@ Test(layers_switch, a_disk_may_be_opened_before_its_files)
 	struct disk_kit k;
 	struct err e;
 	char data[4096], back[4096];
-	struct disk_layers_config c = {.size_bytes = BASE_BYTES, .later = true};
+	struct disk_layers_config c = {.size_bytes = KIT_BASE_BYTES, .later = true};
 
-	kit_init(&k, BASE_BYTES);
+	kit_init(&k, KIT_BASE_BYTES);
 	c.base_path = k.base;
 	c.overlay_path = k.overlay;
 	c.loop = &k.loop;
 	cr_assert_eq(disk_layers_open(&k.disk, &c, &e), 0, "%s", e.msg);
-	cr_expect_eq(k.disk->size_bytes, BASE_BYTES);
+	cr_expect_eq(k.disk->size_bytes, KIT_BASE_BYTES);
 	cr_expect(access(k.overlay, F_OK) < 0);
 	cr_expect_eq(kit_read(&k, 0, back, sizeof(back)), -EIO);
 	cr_assert_eq(disk_layers_finish(k.disk, &e), 0, "%s", e.msg);
@@ -397,7 +394,7 @@ Test(layers_switch, a_disk_may_be_opened_before_its_files)
 	cr_assert_arr_eq(back, data, sizeof(data));
 	kit_close(&k);
 	/* What is wrong with the files comes out then; and the disk can be closed. */
-	c.size_bytes = BASE_BYTES / 2;
+	c.size_bytes = KIT_BASE_BYTES / 2;
 	cr_assert_eq(disk_layers_open(&k.disk, &c, &e), 0, "%s", e.msg);
 	cr_expect_eq(disk_layers_finish(k.disk, &e), -EINVAL);
 	cr_expect(strstr(e.msg, "cannot shrink"), "%s", e.msg);
