@@ -8,6 +8,7 @@
 #define VMM_CONTROL_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "lib/err.h"
 
@@ -30,8 +31,11 @@ void control_event(struct vm *vm, json_t *event);
  */
 json_t *ops_handle(struct vm *vm, json_t *line);
 
-/* Add what "info" and "metrics" say to an answer. Return: 0 or -ENOMEM. */
-int info_fill(struct vm *vm, json_t *answer);
+/*
+ * Add what "info" and "metrics" say to an answer. Return: 0 or -ENOMEM.
+ * @memory: with what is in use of it, which takes a walk through the page tables of all RAM
+ */
+int info_fill(struct vm *vm, bool memory, json_t *answer);
 int metrics_fill(struct vm *vm, json_t *answer);
 
 #endif

@@ -188,9 +188,20 @@ static json_t *jail_info(void)
 			 : json_null();
 }
 
-int info_fill(struct vm *vm, json_t *o)
+static int memory_info(const struct vm *vm, json_t *o)
 {
 	struct memory_use use = memory_use(vm);
+	int rc = 0;
+
+	rc |= json_object_set_new(o, "process",
+				  json_pack("{sI}", "private_kib", (json_int_t)use.private_kib));
+	rc |= json_object_set_new(o, "guest_memory",
+				  json_pack("{sI}", "resident_kib", (json_int_t)use.resident_kib));
+	return rc;
+}
+
+int info_fill(struct vm *vm, bool memory, json_t *o)
+{
 	const char *cmdline = vm->config.cmdline ? vm->config.cmdline : "";
 	int rc = 0;
 
@@ -210,10 +221,8 @@ int info_fill(struct vm *vm, json_t *o)
 				      : json_null());
 	rc |= json_object_set_new(o, "exits", exits(vm));
 	rc |= json_object_set_new(o, "jail", jail_info());
-	rc |= json_object_set_new(o, "process",
-				  json_pack("{sI}", "private_kib", (json_int_t)use.private_kib));
-	rc |= json_object_set_new(o, "guest_memory",
-				  json_pack("{sI}", "resident_kib", (json_int_t)use.resident_kib));
+	if (memory)
+		rc |= memory_info(vm, o);
 	rc |= json_object_set_new(o, "restored", json_boolean(vm->restored));
 	rc |= json_object_set_new(o, "restore", restore_info(vm));
 	rc |= json_object_set_new(o, "loading", loading_info(vm));

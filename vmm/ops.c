@@ -142,10 +142,26 @@ static int op_checkpoint(struct vm *vm, json_t *body, json_t *answer, struct err
 	return rc ? rc : answer_us(answer, "pause_us", pause_us, e);
 }
 
+struct info_body {
+	int64_t id;
+	const char *op;
+	bool memory;
+};
+
+static const struct json_field info_fields[] = {
+    JSON_FIELD(struct info_body, id, "id", JSON_F_INT),
+    JSON_FIELD(struct info_body, op, "op", JSON_F_STRING),
+    JSON_FIELD(struct info_body, memory, "memory", JSON_F_BOOL),
+};
+
 static int op_info(struct vm *vm, json_t *body, json_t *answer, struct err *e)
 {
-	(void)body;
-	return info_fill(vm, answer) ? err_set(e, -ENOMEM, "out of memory") : 0;
+	struct info_body b = {.memory = true};
+	int rc = json_bind(body, info_fields, 3, JSON_REFUSE_UNKNOWN, &b, e);
+
+	if (!rc && info_fill(vm, b.memory, answer))
+		rc = err_set(e, -ENOMEM, "out of memory");
+	return rc;
 }
 
 static int op_metrics(struct vm *vm, json_t *body, json_t *answer, struct err *e)
@@ -164,7 +180,7 @@ static const struct op {
     {"rollback", op_rollback, true},   {"checkpoint", op_checkpoint, true},
     {"pause", op_pause, false},	       {"resume", op_resume, false},
     {"reset", op_reset, false},	       {"shutdown", op_shutdown, false},
-    {"info", op_info, false},	       {"metrics", op_metrics, false},
+    {"info", op_info, true},	       {"metrics", op_metrics, false},
 };
 
 static int dispatch(struct vm *vm, json_t *line, json_t *answer, struct err *e)

@@ -125,7 +125,7 @@ bool vm_has_switched(struct sandbox *s)
 	if (!switched)
 		return false;
 	/* It exists. A VMM that still answers knows better whether it writes to it. */
-	if (!vm_call(s, json_pack("{ss}", "op", "info"), VM_CALL_MS, &info, NULL)) {
+	if (!vm_call(s, json_pack("{sssb}", "op", "info", "memory", 0), VM_CALL_MS, &info, NULL)) {
 		layers =
 		    json_object_get(json_array_get(json_object_get(info, "disks"), 0), "layers");
 		if (json_is_integer(layers))

@@ -89,7 +89,7 @@ static int read_generation(struct sandbox *s, uint8_t generation[PROTO_GENERATIO
 			   struct err *e)
 {
 	json_t *info;
-	int rc = vm_call(s, json_pack("{ss}", "op", "info"), VM_CALL_MS, &info, e);
+	int rc = vm_call(s, json_pack("{sssb}", "op", "info", "memory", 0), VM_CALL_MS, &info, e);
 
 	if (rc)
 		return rc;

@@ -52,7 +52,7 @@ static bool vm_lives(struct sandbox *s)
 	bool lives = false;
 	json_t *info;
 
-	if (vm_call(s, json_pack("{ss}", "op", "info"), VM_CALL_MS, &info, NULL))
+	if (vm_call(s, json_pack("{sssb}", "op", "info", "memory", 0), VM_CALL_MS, &info, NULL))
 		return false;
 	state = json_string_value(json_object_get(info, "state"));
 	lives = state && (!strcmp(state, "running") || !strcmp(state, "paused"));

@@ -350,6 +350,7 @@ static void bad_lines(void)
 	expect_code(&m, "{\"op\":\"fly\"}\n", "\"fly\"");
 	expect_code(&m, "{\"op\":\"boot\",\"id\":\"x\"}\n", "id");
 	expect_code(&m, "{\"op\":\"info\",\"depth\":1}\n", "\"depth\"");
+	expect_code(&m, "{\"op\":\"info\",\"memory\":1}\n", "memory");
 	expect_code(&m, "{\"op\":\"info\",\"op\":\"info\"}\n", "JSON");
 	expect_code(&m, "{\"op\":\"boot\"}\n", "new");
 	expect_code(&m, "{\"op\":\"pause\"}\n", "new");
@@ -410,6 +411,10 @@ static void the_process_is_small(void)
 	check(number(info, "guest_memory", "resident_kib") > 0, "a figure");
 	check(json_array_size(json_object_get(info, "devices")) == 4, "devices");
 	check(number(info, NULL, "pid") == m.pid, "pid");
+	info = machine_send_line(&m, "{\"op\":\"info\",\"memory\":false}\n");
+	check(number(info, NULL, "pid") == m.pid, "pid");
+	check(!json_object_get(info, "process") && !json_object_get(info, "guest_memory"),
+	      "not measured");
 	machine_cleanup(&m);
 }
 
