@@ -158,7 +158,7 @@ static int open_link(struct chain *c, unsigned int i, struct layer *above, struc
 
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = layer_open(l, link->path, link->busy ? LAYER_READ : LAYER_READ | LAYER_WAIT, e);
+	rc = layer_open(l, link->path, link->busy ? LAYER_READ | LAYER_NO_WAIT : LAYER_READ, e);
 	link->busy = rc == -EBUSY;
 	if (rc == 0 && stands_for(above, l->h.id)) {
 		link->skipped = true;

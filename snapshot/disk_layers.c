@@ -139,7 +139,7 @@ static int open_top(struct layers_disk *d, const char *path, uint64_t size, stru
 
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
-	rc = layer_open(l, path, LAYER_WRITE | LAYER_CREATE | LAYER_WAIT, e);
+	rc = layer_open(l, path, LAYER_WRITE | LAYER_CREATE, e);
 	if (rc >= 0 && layers_fault(d, "header") < 0)
 		rc = err_set(e, -EIO, "layer %s: writing the header", path);
 	if (rc == 1) {

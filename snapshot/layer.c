@@ -18,7 +18,7 @@
 #include "lib/fd.h"
 #include "snapshot/layer_seal.h"
 
-#define LOCK_TRIES    100
+#define LOCK_TRIES    400
 #define LOCK_PAUSE_NS 5000000
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the file is read and written as it is");
@@ -199,7 +199,7 @@ static int open_locked(struct layer *l, const char *path, unsigned int mode, str
 	if (l->fd < 0)
 		return err_sys(e, -errno, "layer %s", path);
 	rc = layer_lock(l->fd, mode & LAYER_WRITE);
-	for (int i = 0; i < LOCK_TRIES && rc == -EBUSY && (mode & LAYER_WAIT); i++) {
+	for (int i = 0; i < LOCK_TRIES && rc == -EBUSY && !(mode & LAYER_NO_WAIT); i++) {
 		nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
 		rc = layer_lock(l->fd, mode & LAYER_WRITE);
 	}

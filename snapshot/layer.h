@@ -110,16 +110,15 @@ enum {
 	LAYER_WRITE = 1,  /* exclusively locked; a sealed layer is refused */
 	LAYER_CREATE = 2, /* if it is not there; with LAYER_WRITE */
 	LAYER_NEW = 4,	  /* it may not be there; with LAYER_WRITE */
-	/*
-	 * Wait half a second for the lock: a process that was killed keeps it until the
-	 * kernel has come to the end of its I/O, which may be after it was waited for.
-	 */
-	LAYER_WAIT = 8
+	LAYER_NO_WAIT = 8 /* for the lock, see layer_open() */
 };
 
 /**
  * layer_open() - Open, lock, check
  * @l:		Need not be initialised. Release with layer_close(), also after a failure
+ *
+ * Waits two seconds for the lock: a process that was killed keeps it until the kernel
+ * has come to the end of its I/O, which may be after it was waited for.
  *
  * Return: 0; 1 if it has no content and is to be made with layer_init() (only with
  *	   LAYER_CREATE or LAYER_NEW); -EBUSY if another process has it; -EINVAL for a

@@ -2,12 +2,14 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "disk_kit.h"
+#include "snapshot/disk_image.h"
 #include "snapshot/layer.h"
 
 static uint8_t written(uint64_t offset)
@@ -123,6 +125,49 @@ Test(disk_layers, a_second_opener_is_told_that_the_layer_is_in_use)
 
 	cr_assert_eq(disk_layers_open(&second, &c, &e), -EBUSY);
 	cr_expect(strstr(e.msg, "in use"), "%s", e.msg);
+	kit_fini(&k);
+}
+
+struct late {
+	pthread_t thread;
+	int fd;
+};
+
+static void *unlock_late(void *opaque)
+{
+	struct late *late = opaque;
+
+	usleep(100000);
+	close(late->fd);
+	return NULL;
+}
+
+static void late_start(struct late *late, const char *path)
+{
+	struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+	late->fd = open(path, O_RDWR | O_CLOEXEC);
+	cr_assert_eq(fcntl(late->fd, F_OFD_SETLK, &l), 0);
+	cr_assert_eq(pthread_create(&late->thread, NULL, unlock_late, late), 0);
+}
+
+/* The kernel ends the I/O of a killed process after its parent has seen the end. */
+Test(disk_layers, a_lock_that_ends_late_is_waited_for)
+{
+	struct disk_image_env env = {0};
+	struct disk_image_info info;
+	struct disk_kit k;
+	struct late late;
+
+	kit_init(&k, KIT_BASE_BYTES);
+	cr_assert_eq(kit_open(&k, 0, NULL), 0);
+	kit_close(&k);
+	late_start(&late, k.overlay);
+	cr_expect_eq(disk_layers_describe(k.overlay, &info, NULL), 0);
+	pthread_join(late.thread, NULL);
+	late_start(&late, k.overlay);
+	cr_expect_eq(disk_layers_seal(k.overlay, &env, NULL), 0);
+	pthread_join(late.thread, NULL);
 	kit_fini(&k);
 }
 
