@@ -74,6 +74,7 @@ struct sandbox {
 	pthread_mutex_t lifecycle; /* held over a whole create, delete, hibernate, wake, ... */
 	uint32_t epoch;		   /* atomic: counts VMs and rollbacks; connections die with one */
 	uint32_t boots;		   /* atomic: counts boots of the guest; processes die with one */
+	uint64_t touched_ms;	   /* atomic: when somebody last worked in it; monotonic */
 
 	pthread_mutex_t lock;	/* everything below */
 	pthread_cond_t changed; /* ready, row.status, vm.closed_ms, vm.calls, changing, users */

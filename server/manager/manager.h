@@ -178,6 +178,12 @@ void sandbox_agent_put(struct sandbox *s, struct agent_conn *conn);
  */
 int sandbox_explain(struct sandbox *s, const struct agent_conn *conn, int rc, struct err *e);
 
+/*
+ * Somebody works in it: the idle timeout begins anew. Cheap, any thread; whoever moves bytes of a
+ * sandbox says so as they come.
+ */
+void sandbox_touch(struct sandbox *s);
+
 /* The guest's console log for reading, or -errno. */
 int sandbox_open_console(struct sandbox *s);
 

@@ -127,6 +127,7 @@ struct sandbox *sandbox_new(struct manager *m, struct sandbox_row *row, struct e
 	s->row = *row;
 	memset(row, 0, sizeof(*row));
 	s->vm.pidfd = -1;
+	sandbox_touch(s);
 	pthread_mutex_init(&s->lifecycle, NULL);
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_condattr_init(&attr);
@@ -158,6 +159,11 @@ char *sandbox_path(const struct sandbox *s, const char *name)
 	char *path;
 
 	return asprintf(&path, "%s/%s", s->dir, name) < 0 ? NULL : path;
+}
+
+void sandbox_touch(struct sandbox *s)
+{
+	__atomic_store_n(&s->touched_ms, clock_mono_ms(), __ATOMIC_RELAXED);
 }
 
 int sandbox_open_console(struct sandbox *s)
