@@ -153,6 +153,24 @@ struct agent_event {
 int agent_exec_start(struct agent_conn *c, const struct agent_exec_spec *s, struct err *e);
 
 /**
+ * agent_tunnel_start() - Have the agent connect to a TCP port of the guest; does not wait
+ * @session:	As in struct agent_exec_spec
+ * @port:	On 127.0.0.1, or ::1 where that refuses; 1-65535
+ * @manual_ack:	As in struct agent_exec_spec
+ *
+ * Then it is driven like an exec: agent_exec_stdin() sends to the port, what it says are
+ * AGENT_STDOUT events, agent_exec_stdin_eof() is a half-close, and so is its end (which
+ * has no event). AGENT_EXIT comes when both directions have ended: code 0, or 1 after a
+ * reset, when bytes may be lost. Any agent_exec_signal() resets it. A session whose
+ * connection was lost can be attached to within a minute of the guest's time.
+ *
+ * Return: 0; -EOPNOTSUPP: an old image whose agent cannot do this; -E... What keeps the guest
+ *	   from connecting (-ECONNREFUSED, ...) comes from agent_exec_next()
+ */
+int agent_tunnel_start(struct agent_conn *c, uint64_t session, unsigned int port, bool manual_ack,
+		       struct err *e);
+
+/**
  * agent_exec_attach() - Go on with a session whose connection was lost; does not wait
  * @stdout_offset:	First byte that the caller lacks; likewise @stderr_offset
  * @manual_ack:		As in struct agent_exec_spec

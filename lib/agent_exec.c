@@ -48,6 +48,25 @@ int agent_exec_start(struct agent_conn *c, const struct agent_exec_spec *s, stru
 	return conn_request_send(c, e);
 }
 
+int agent_tunnel_start(struct agent_conn *c, uint64_t session, unsigned int port, bool manual_ack,
+		       struct err *e)
+{
+	int rc;
+
+	if (!session || !port || port > UINT16_MAX)
+		return err_set(e, -EINVAL, "a tunnel needs a session id and a port");
+	if (!(c->hello.flags & PROTO_HELLO_CONNECT))
+		return err_set(e, -EOPNOTSUPP, "this agent cannot connect to ports");
+	rc = conn_request(c, PROTO_CONNECT, CONN_EXEC, e);
+	if (rc)
+		return rc;
+	exec_reset(c, manual_ack);
+	c->stdin_known = true;
+	proto_put_tlv_u64(&c->out, PROTO_TAG_SESSION, PROTO_MANDATORY, session);
+	proto_put_tlv_u32(&c->out, PROTO_TAG_PORT, PROTO_MANDATORY, port);
+	return conn_request_send(c, e);
+}
+
 int agent_exec_attach(struct agent_conn *c, uint64_t session, uint64_t stdout_offset,
 		      uint64_t stderr_offset, bool manual_ack, struct err *e)
 {

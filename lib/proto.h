@@ -75,6 +75,7 @@ enum proto_type {
 	PROTO_PING = 0x02,  /* answer: RESULT */
 	PROTO_EXEC = 0x03,
 	PROTO_ATTACH = 0x04,
+	PROTO_CONNECT = 0x05, /* only if the agent said PROTO_HELLO_CONNECT */
 	PROTO_FILE_READ = 0x10,
 	PROTO_FILE_WRITE = 0x11,
 	PROTO_FILE_LIST = 0x12,
@@ -91,7 +92,7 @@ enum proto_type {
 	/* Belonging to a running request, client to agent. 0x40-0x7f */
 	PROTO_STDIN = 0x40,	/* u64 offset, bytes */
 	PROTO_STDIN_EOF = 0x41, /* u64 offset: the length of the whole stream */
-	PROTO_SIGNAL = 0x42,	/* u32 signal number, to the process group */
+	PROTO_SIGNAL = 0x42,	/* u32 signal number, to the process group; ends a tunnel */
 	PROTO_ACK = 0x43,	/* u64 stdout, u64 stderr: bytes below need no replay */
 	PROTO_DATA = 0x44,	/* bytes of a FILE_WRITE */
 	PROTO_DATA_END = 0x45,	/* the file is complete */
@@ -130,6 +131,9 @@ enum proto_tag {
 	PROTO_TAG_USER = 0x15,	     /* string: name or decimal uid */
 	PROTO_TAG_TIMEOUT_MS = 0x16, /* u32, 0: none */
 	PROTO_TAG_EXEC_FLAGS = 0x17, /* u32, PROTO_EXEC_* */
+
+	/* CONNECT: session, and */
+	PROTO_TAG_PORT = 0x1b, /* u32, 1-65535: TCP port of the guest's loopback */
 
 	/* ATTACH: session, and the first offsets the client lacks: acknowledges those below */
 	PROTO_TAG_STDOUT_OFFSET = 0x20, /* u64; in EXIT: total length */
@@ -184,9 +188,10 @@ enum proto_tag {
 #define PROTO_FREEZE_MS	     10000u /* a frozen guest thaws itself after so long */
 
 /* PROTO_TAG_HELLO_FLAGS; unknown bits are ignored */
-#define PROTO_HELLO_NO_SANDBOX_USER 1u /* the image has no user `sandbox`: root is the default */
-#define PROTO_HELLO_TEST	    2u /* the agent is an ordinary process, not a guest's init */
-#define PROTO_HELLO_RENEW	    4u /* the agent knows FREEZE, THAW and RENEW */
+#define PROTO_HELLO_NO_SANDBOX_USER 1u	/* the image has no user `sandbox`: root is the default */
+#define PROTO_HELLO_TEST	    2u	/* the agent is an ordinary process, not a guest's init */
+#define PROTO_HELLO_RENEW	    4u	/* the agent knows FREEZE, THAW and RENEW */
+#define PROTO_HELLO_CONNECT	    32u /* the agent knows CONNECT */
 
 /* PROTO_TAG_EXEC_FLAGS; unknown bits are refused */
 #define PROTO_EXEC_STDIN	 1u /* stdin is a pipe (else /dev/null) */

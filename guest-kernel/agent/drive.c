@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "guest-kernel/agent/session.h"
@@ -173,6 +174,8 @@ static bool on_signal(struct session *s, struct reader *r)
 
 	if (r->failed || signo < 1 || signo > 64)
 		return false;
+	if (s->tunnel)
+		session_reset_tunnel(s);
 	/* Until it is waited for, the number cannot belong to another process group. */
 	if (s->pid && !s->exited)
 		kill(-s->pid, (int)signo);
@@ -253,11 +256,35 @@ static void feed_stdin(struct session *s)
 		/* It has closed its stdin: take and drop the rest. */
 		ring_trim(&s->in, s->in.end);
 		fd_close(&s->in_fd);
+		s->reset = s->tunnel;
 	}
+}
+
+/* Each direction ends by itself: what the peer has said last is read although it takes no more. */
+static void check_tunnel(struct session *s, uint64_t now_ms)
+{
+	if (s->finished)
+		return;
+	if (now_ms >= s->deadline_ms)
+		session_reset_tunnel(s);
+	if (s->in_fd >= 0 && s->in.start == s->in.end && s->in_eof == s->in.end) {
+		shutdown(s->in_fd, SHUT_WR);
+		fd_close(&s->in_fd);
+	}
+	if (s->in_fd >= 0 || s->out_fd[0] >= 0)
+		return;
+	ring_trim(&s->in, s->in.end);
+	s->exited = s->finished = true;
+	s->end_code = CLD_EXITED;
+	s->end_status = s->reset;
 }
 
 static void check_times(struct session *s, uint64_t now_ms)
 {
+	if (s->tunnel) {
+		check_tunnel(s, now_ms);
+		return;
+	}
 	if (now_ms >= s->deadline_ms) {
 		s->timed_out = true;
 		s->deadline_ms = UINT64_MAX;
@@ -340,7 +367,7 @@ static void handle(struct drive *d, struct pollfd *pfd)
 	if (pfd[SLOT_CONN].revents & ~POLLOUT && !peer_receive(d->p))
 		take_frames(d);
 	for (unsigned int i = 0; i < 2; i++) {
-		if (pfd[SLOT_OUT + i].revents & POLLIN)
+		if (pfd[SLOT_OUT + i].revents & POLLIN || (pfd[SLOT_OUT + i].revents && s->tunnel))
 			session_read(s, i);
 		else if (pfd[SLOT_OUT + i].revents)
 			fd_close(&s->out_fd[i]);
@@ -369,7 +396,9 @@ enum drive_end session_drive(struct sessions *t, struct session *s, struct peer 
 	struct drive d = {.t = t, .s = s, .p = p, .id = id, .sent = {sent[0], sent[1]}};
 	bool had_conn = !p->lost;
 
-	d.hold_until_ns = had_conn && !s->exited ? clock_mono_ns() + HOLD_NS : 0;
+	d.hold_until_ns = had_conn && !s->exited && !s->tunnel ? clock_mono_ns() + HOLD_NS : 0;
+	if (s->tunnel)
+		s->deadline_ms = had_conn ? UINT64_MAX : clock_mono_ms() + t->orphan_ms;
 	/* Whoever attaches is told at once how much stdin was taken. */
 	d.stdin_acked = s->in.end ? UINT64_MAX : 0;
 	take_frames(&d);

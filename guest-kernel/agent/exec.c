@@ -180,8 +180,8 @@ out:
 }
 
 /* Drive it to its end, with the connection and, if that is lost, without. */
-static void serve_session(struct agent *a, struct peer *p, uint64_t id, struct session *s,
-			  const uint64_t sent[2])
+void session_serve(struct agent *a, struct peer *p, uint64_t id, struct session *s,
+		   const uint64_t sent[2])
 {
 	enum drive_end end = session_drive(&a->sessions, s, p, id, sent);
 	uint64_t session = s->id;
@@ -209,7 +209,7 @@ static void serve_session(struct agent *a, struct peer *p, uint64_t id, struct s
 	peer_flush(p);
 }
 
-static void refuse(struct peer *p, uint64_t id, const struct err *e)
+void session_refuse(struct peer *p, uint64_t id, const struct err *e)
 {
 	peer_put_error(p, id, e);
 	peer_flush(p);
@@ -223,7 +223,7 @@ void exec_serve(struct agent *a, struct peer *p, uint64_t id, const struct reque
 	int rc = sessions_add(&a->sessions, r->session, p, &s, &e);
 
 	if (rc) {
-		refuse(p, id, &e);
+		session_refuse(p, id, &e);
 		return;
 	}
 	s->die_with_conn = r->flags & PROTO_EXEC_DIE_WITH_CONN;
@@ -232,10 +232,10 @@ void exec_serve(struct agent *a, struct peer *p, uint64_t id, const struct reque
 		sessions_remove(&a->sessions, s);
 		if (e.code != rc)
 			err_sys(&e, rc, "start %s", r->argv[0]);
-		refuse(p, id, &e);
+		session_refuse(p, id, &e);
 		return;
 	}
-	serve_session(a, p, id, s, from_start);
+	session_serve(a, p, id, s, from_start);
 }
 
 void attach_serve(struct agent *a, struct peer *p, uint64_t id, const struct request *r)
@@ -245,7 +245,7 @@ void attach_serve(struct agent *a, struct peer *p, uint64_t id, const struct req
 	struct err e = {0};
 
 	if (sessions_take(&a->sessions, r->session, p, &s, &e)) {
-		refuse(p, id, &e);
+		session_refuse(p, id, &e);
 		return;
 	}
 	if (sent[0] < s->out[0].start || sent[1] < s->out[1].start || sent[0] > s->out[0].end ||
@@ -255,7 +255,7 @@ void attach_serve(struct agent *a, struct peer *p, uint64_t id, const struct req
 			(unsigned long long)s->id, (unsigned long long)s->out[0].start,
 			(unsigned long long)s->out[0].end, (unsigned long long)s->out[1].start,
 			(unsigned long long)s->out[1].end);
-		refuse(p, id, &e);
+		session_refuse(p, id, &e);
 		/* Nobody drives it now: this thread goes on, as after a lost connection. */
 		p->lost = true;
 		shutdown(p->fd, SHUT_RDWR);
@@ -267,5 +267,5 @@ void attach_serve(struct agent *a, struct peer *p, uint64_t id, const struct req
 		 */
 		session_ack(s, sent);
 	}
-	serve_session(a, p, id, s, sent);
+	session_serve(a, p, id, s, sent);
 }

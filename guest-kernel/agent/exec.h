@@ -12,5 +12,10 @@
  */
 void exec_serve(struct agent *a, struct peer *p, uint64_t id, const struct request *r);
 void attach_serve(struct agent *a, struct peer *p, uint64_t id, const struct request *r);
+/* The same for a session that was begun elsewhere. @sent: what the client has of its output. */
+void session_serve(struct agent *a, struct peer *p, uint64_t id, struct session *s,
+		   const uint64_t sent[2]);
+/* Answer a request that failed. */
+void session_refuse(struct peer *p, uint64_t id, const struct err *e);
 
 #endif

@@ -18,8 +18,9 @@ struct field {
 	size_t offset, len_offset;
 };
 
-#define TYPE(t) (1ULL << PROTO_##t)
-#define OFF(m)	offsetof(struct request, m)
+#define TYPE(t)	 (1ULL << PROTO_##t)
+#define OFF(m)	 offsetof(struct request, m)
+#define SESSIONS (TYPE(EXEC) | TYPE(ATTACH) | TYPE(CONNECT))
 #define FILES                                                                                      \
 	(TYPE(FILE_READ) | TYPE(FILE_WRITE) | TYPE(FILE_LIST) | TYPE(FILE_MKDIR) |                 \
 	 TYPE(FILE_REMOVE) | TYPE(FILE_STAT))
@@ -27,8 +28,7 @@ struct field {
 static const struct field fields[] = {
     {PROTO_TAG_VERSION_MIN, FIELD_U32, TYPE(HELLO), TYPE(HELLO), OFF(version_min), 0},
     {PROTO_TAG_VERSION_MAX, FIELD_U32, TYPE(HELLO), TYPE(HELLO), OFF(version_max), 0},
-    {PROTO_TAG_SESSION, FIELD_U64, TYPE(EXEC) | TYPE(ATTACH), TYPE(EXEC) | TYPE(ATTACH),
-     OFF(session), 0},
+    {PROTO_TAG_SESSION, FIELD_U64, SESSIONS, SESSIONS, OFF(session), 0},
     {PROTO_TAG_ARG, FIELD_LIST, TYPE(EXEC), TYPE(EXEC), OFF(argv), OFF(argc)},
     {PROTO_TAG_SANDBOX_ENV, FIELD_LIST, TYPE(EXEC), 0, OFF(sandbox_env), OFF(sandbox_env_len)},
     {PROTO_TAG_ENV, FIELD_LIST, TYPE(EXEC), 0, OFF(env), OFF(env_len)},
@@ -38,6 +38,7 @@ static const struct field fields[] = {
     {PROTO_TAG_EXEC_FLAGS, FIELD_U32, TYPE(EXEC), 0, OFF(flags), 0},
     {PROTO_TAG_STDOUT_OFFSET, FIELD_U64, TYPE(ATTACH), TYPE(ATTACH), OFF(stdout_offset), 0},
     {PROTO_TAG_STDERR_OFFSET, FIELD_U64, TYPE(ATTACH), TYPE(ATTACH), OFF(stderr_offset), 0},
+    {PROTO_TAG_PORT, FIELD_U32, TYPE(CONNECT), TYPE(CONNECT), OFF(port), 0},
     {PROTO_TAG_PATH, FIELD_STRING, FILES, FILES, OFF(path), 0},
     {PROTO_TAG_SHUTDOWN_MODE, FIELD_U32, TYPE(SHUTDOWN), TYPE(SHUTDOWN), OFF(shutdown_mode), 0},
     {PROTO_TAG_FREEZE_FLAGS, FIELD_U32, TYPE(FREEZE), 0, OFF(freeze_flags), 0},
@@ -153,8 +154,10 @@ static int check_values(const struct request *r, struct err *e)
 		rc = check_env(r->env, e);
 	if (rc)
 		return rc;
-	if ((r->type == PROTO_EXEC || r->type == PROTO_ATTACH) && !r->session)
+	if ((SESSIONS & (1ULL << r->type)) && !r->session)
 		return err_set(e, -EINVAL, "session id 0");
+	if (r->type == PROTO_CONNECT && (!r->port || r->port > UINT16_MAX))
+		return err_set(e, -EINVAL, "no port %u", r->port);
 	if (r->type == PROTO_EXEC && !r->argv[0][0])
 		return err_set(e, -EINVAL, "empty program name");
 	if (r->flags & ~PROTO_EXEC_FLAGS)

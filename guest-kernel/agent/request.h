@@ -13,13 +13,14 @@
 struct request {
 	enum proto_type type;
 	uint32_t version_min, version_max; /* HELLO */
-	uint64_t session;		   /* EXEC, ATTACH */
+	uint64_t session;		   /* EXEC, ATTACH, CONNECT */
 	char **argv;			   /* EXEC; NULL-terminated; owned list */
 	char **sandbox_env, **env;	   /* likewise */
 	size_t argc, sandbox_env_len, env_len;
 	char *cwd, *user;		       /* EXEC; in strings */
 	uint32_t timeout_ms, flags;	       /* EXEC */
 	uint64_t stdout_offset, stderr_offset; /* ATTACH */
+	uint32_t port;			       /* CONNECT */
 	char *path;			       /* FILE_*; in strings */
 	uint32_t shutdown_mode;		       /* SHUTDOWN */
 	uint32_t freeze_flags;		       /* FREEZE */

@@ -17,6 +17,7 @@
 #include "guest-kernel/agent/files.h"
 #include "guest-kernel/agent/guest.h"
 #include "guest-kernel/agent/renew.h"
+#include "guest-kernel/agent/tunnel.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 
@@ -147,7 +148,8 @@ static int serve_hello(struct agent *a, struct peer *p, uint64_t id, const struc
 	proto_put_tlv_str(&p->out, PROTO_TAG_AGENT, 0, AGENT_VERSION);
 	proto_put_tlv(&p->out, PROTO_TAG_BOOT_ID, 0, boot_id, sizeof(boot_id));
 	proto_put_tlv_u32(&p->out, PROTO_TAG_HELLO_FLAGS, 0,
-			  PROTO_HELLO_RENEW | (a->test ? PROTO_HELLO_TEST : 0) |
+			  PROTO_HELLO_RENEW | PROTO_HELLO_CONNECT |
+			      (a->test ? PROTO_HELLO_TEST : 0) |
 			      (is_sandbox || a->test ? 0 : PROTO_HELLO_NO_SANDBOX_USER));
 	return proto_end(&p->out);
 }
@@ -216,6 +218,8 @@ static void dispatch(struct agent *a, struct peer *p, const struct proto_header 
 
 	if (!rc && h->type == PROTO_EXEC) {
 		exec_serve(a, p, h->id, &r);
+	} else if (!rc && h->type == PROTO_CONNECT) {
+		connect_serve(a, p, h->id, &r);
 	} else if (!rc && h->type == PROTO_ATTACH) {
 		attach_serve(a, p, h->id, &r);
 	} else {

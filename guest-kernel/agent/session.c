@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,7 +27,7 @@ static void session_destroy(struct session *s)
 
 void sessions_init(struct sessions *t)
 {
-	*t = (struct sessions){0};
+	*t = (struct sessions){.orphan_ms = TUNNEL_ORPHAN_MS};
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->released, NULL);
 }
@@ -224,8 +225,24 @@ void session_read(struct session *s, unsigned int stream)
 
 	if (n > 0)
 		add_segment(s, stream);
-	else if (n == 0 || (n != -EAGAIN && n != -EINTR && n != -ENOBUFS && n != -ENOMEM))
+	else if (n < 0 && (n == -EAGAIN || n == -EINTR || n == -ENOBUFS || n == -ENOMEM))
+		return;
+	else if (n < 0 && s->tunnel)
+		session_reset_tunnel(s);
+	else
 		fd_close(&s->out_fd[stream]);
+}
+
+void session_reset_tunnel(struct session *s)
+{
+	const struct linger at_once = {.l_onoff = 1};
+	int fd = s->out_fd[0] >= 0 ? s->out_fd[0] : s->in_fd;
+
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	fd_close(&s->in_fd);
+	fd_close(&s->out_fd[0]);
+	s->reset = true;
 }
 
 int session_say(struct session *s, unsigned int stream, const char *text, size_t len)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Exec sessions: a process, its streams, and what a client has not yet
- * acknowledged of them.
+ * Sessions: a process or a TCP connection within the guest (a tunnel), its streams, and
+ * what a client has not yet acknowledged of them.
  *
  * Theory of operation
  *
@@ -12,6 +12,11 @@
  * session from its driver: it says so under the table's lock, wakes it through
  * its eventfd, and becomes the driver when that one has let go. Fields of a
  * session belong to its driver, except those marked, which the lock protects.
+ *
+ * A tunnel (tunnel.h) has no process. Its stdin goes to the socket and its stdout comes
+ * from there; each direction ends by itself, and with both the session. Whoever it was
+ * for may be gone for good, as after a fork: left without a connection, it is reset
+ * after TUNNEL_ORPHAN_MS.
  *
  * An ended session stays in the table until the client has surely seen its end
  * (it sends another request on that connection), or it is too old or there are
@@ -34,6 +39,7 @@
 #define SESSIONS_ENDED_MS    600000u	 /* how long one is kept */
 #define SESSION_GRACE_MS     150u	 /* for EOF after the main process has ended */
 #define SESSION_SEGMENTS     64u
+#define TUNNEL_ORPHAN_MS     60000u /* CLOCK_MONOTONIC stands still while the machine does */
 
 /* Which stream was read up to where: keeps stdout and stderr in the order they were read. */
 struct segment {
@@ -43,7 +49,7 @@ struct segment {
 
 struct session {
 	uint64_t id;
-	pid_t pid;	/* and process group; 0: the program could not be executed */
+	pid_t pid;	/* and process group; 0: a tunnel, or the program could not be executed */
 	int pidfd;	/* -1 once waited for */
 	int in_fd;	/* -1 if closed, or stdin is /dev/null */
 	int out_fd[2];	/* -1 at EOF */
@@ -54,6 +60,8 @@ struct session {
 	size_t segments_len;
 
 	bool die_with_conn;
+	bool tunnel;	       /* in_fd and out_fd[0] are one socket */
+	bool reset;	       /* of a tunnel: it ended in disorder, bytes may be lost */
 	uint64_t deadline_ms;  /* UINT64_MAX: none */
 	uint64_t grace_end_ms; /* after exited: no longer than this for EOF */
 	uint64_t must_read[2]; /* after exited: what was written before that */
@@ -73,6 +81,7 @@ struct sessions {
 	pthread_cond_t released;
 	struct session *first; /* newest first */
 	unsigned int len, ended_len;
+	unsigned int orphan_ms; /* TUNNEL_ORPHAN_MS, but for tests */
 };
 
 void sessions_init(struct sessions *t);
@@ -97,6 +106,8 @@ void sessions_forget(struct sessions *t, uint64_t id);
 void session_read(struct session *s, unsigned int stream);
 /* Bytes that the agent itself says on a stream of the session. */
 int session_say(struct session *s, unsigned int stream, const char *text, size_t len);
+/* End both directions of a tunnel at once; the peer sees a reset. */
+void session_reset_tunnel(struct session *s);
 /* Forget output that the client has. False if it never was sent. */
 bool session_ack(struct session *s, const uint64_t to[2]);
 /* The stream, and how many bytes of it, to be sent next after @sent. 0: none. */

@@ -8,6 +8,7 @@
  */
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -31,6 +32,8 @@ static void parse_request(const uint8_t *data, size_t size)
 		/* Checked: so these hold. */
 		if (r.type == PROTO_EXEC && (!r.session || !r.argc || !r.argv[0][0] ||
 					     r.argv[r.argc] || r.flags & ~PROTO_EXEC_FLAGS))
+			__builtin_trap();
+		if (r.type == PROTO_CONNECT && (!r.session || !r.port || r.port > 65535))
 			__builtin_trap();
 		if (r.type == PROTO_RENEW &&
 		    (r.generation_len != PROTO_GENERATION_LEN || !r.entropy_len ||
@@ -61,16 +64,19 @@ static void compose_env(const uint8_t *data, size_t size)
 	free(text);
 }
 
-/* Frames that belong to a running exec, and everything else. */
-static void drive(const uint8_t *data, size_t size)
+/* Frames that belong to a running exec, or tunnel, and everything else. */
+static void drive(const uint8_t *data, size_t size, bool tunnel)
 {
 	static const uint64_t sent[2] = {0, 0};
 	struct sessions t;
 	struct session *s;
 	struct peer p;
-	int fds[2], in[2];
+	int fds[2], in[2], end;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) || pipe2(in, O_CLOEXEC))
+	signal(SIGPIPE, SIG_IGN); /* the agent blocks all signals */
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) ||
+	    (tunnel ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, in)
+		    : pipe2(in, O_CLOEXEC)))
 		return;
 	if (size > 60000)
 		size = 60000;
@@ -83,7 +89,18 @@ static void drive(const uint8_t *data, size_t size)
 		fd_set_nonblock(s->in_fd);
 		session_say(s, 0, "some output", 11);
 		session_say(s, 1, "and more", 8);
-		if (session_drive(&t, s, &p, 2, sent) != DRIVE_LOST)
+		if (tunnel) {
+			s->tunnel = true;
+			s->out_fd[0] = dup(s->in_fd);
+			t.orphan_ms = 0;
+			if (send(in[0], "from the port", 13, MSG_NOSIGNAL) < 0)
+				__builtin_trap();
+		}
+		end = session_drive(&t, s, &p, 2, sent);
+		/* Only a tunnel can be ended by what the client says. */
+		if (end != DRIVE_LOST && !(tunnel && end == DRIVE_FINISHED && s->finished))
+			__builtin_trap();
+		if (tunnel && session_drive(&t, s, &p, 2, sent) != DRIVE_FINISHED)
 			__builtin_trap();
 		if (s->in.end - s->in.start > PROTO_WINDOW || s->out[0].start > s->out[0].end)
 			__builtin_trap();
@@ -98,7 +115,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (!size)
 		return 0;
-	switch (data[0] % 4) {
+	switch (data[0] % 5) {
 	case 0:
 	case 1:
 		parse_request(data + 1, size - 1);
@@ -107,7 +124,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		compose_env(data + 1, size - 1);
 		break;
 	case 3:
-		drive(data + 1, size - 1);
+		drive(data + 1, size - 1, false);
+		break;
+	case 4:
+		drive(data + 1, size - 1, true);
 	}
 	return 0;
 }

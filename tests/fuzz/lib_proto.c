@@ -21,7 +21,7 @@ static void send_frames(int fd, struct reader *in)
 
 	proto_begin(&b, PROTO_HELLO, 1);
 	proto_put_tlv_u32(&b, PROTO_TAG_VERSION, 0, PROTO_VERSION);
-	proto_put_tlv_u32(&b, PROTO_TAG_HELLO_FLAGS, 0, PROTO_HELLO_RENEW);
+	proto_put_tlv_u32(&b, PROTO_TAG_HELLO_FLAGS, 0, PROTO_HELLO_RENEW | PROTO_HELLO_CONNECT);
 	proto_end(&b);
 	while (reader_left(in) && b.len < 100000) {
 		uint8_t type = read_u8(in);
@@ -38,16 +38,18 @@ static void send_frames(int fd, struct reader *in)
 	proto_buf_fini(&b);
 }
 
-static void use_exec(struct agent_conn *c, bool attach)
+static void use_exec(struct agent_conn *c, unsigned int how)
 {
 	const char *argv[] = {"x", NULL};
 	struct agent_exec_spec spec = {
-	    .session = 1, .argv = argv, .flags = PROTO_EXEC_STDIN, .manual_ack = attach};
+	    .session = 1, .argv = argv, .flags = PROTO_EXEC_STDIN, .manual_ack = how != 0};
 	volatile uint8_t sum = 0;
 	struct agent_event ev;
 	uint8_t stdin_data[600] = {0};
 
-	if (attach ? agent_exec_attach(c, 1, 5, 5, true, NULL) : agent_exec_start(c, &spec, NULL))
+	if (how == 2 ? agent_tunnel_start(c, 1, 80, true, NULL)
+	    : how    ? agent_exec_attach(c, 1, 5, 5, true, NULL)
+		     : agent_exec_start(c, &spec, NULL))
 		return;
 	for (;;) {
 		agent_exec_stdin(c, stdin_data, sizeof(stdin_data), NULL);
@@ -136,7 +138,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (what & 0x80)
 			use_renew(c, what & 1);
 		else if (what % 8 < 2)
-			use_exec(c, what % 8);
+			use_exec(c, what & 0x40 ? 2 : what % 8);
 		else
 			use_files(c, what % 8 - 2);
 		agent_close(c);

@@ -168,3 +168,21 @@ Test(request, very_many_strings_are_no_trouble)
 	cr_expect_str_eq(r.argv[99999], "");
 	cr_expect_null(r.argv[100000]);
 }
+
+Test(request, a_connect_names_a_session_and_a_port)
+{
+	proto_put_tlv_u64(&b, PROTO_TAG_SESSION, PROTO_MANDATORY, 9);
+	proto_put_tlv_u32(&b, PROTO_TAG_PORT, PROTO_MANDATORY, 65535);
+	cr_assert_eq(parse(PROTO_CONNECT), 0, "%s", fixture_err.msg);
+	cr_expect_eq(r.session, 9);
+	cr_expect_eq(r.port, 65535);
+	proto_put_tlv_u64(&b, PROTO_TAG_SESSION, 0, 9);
+	cr_expect_eq(parse(PROTO_CONNECT), -EINVAL, "no port");
+	for (unsigned int i = 0; i < 2; i++) {
+		proto_put_tlv_u64(&b, PROTO_TAG_SESSION, 0, 9);
+		proto_put_tlv_u32(&b, PROTO_TAG_PORT, 0, i ? 65536 : 0);
+		cr_expect_eq(parse(PROTO_CONNECT), -EINVAL);
+	}
+	proto_put_tlv_u32(&b, PROTO_TAG_PORT, 0, 80);
+	cr_expect_eq(parse(PROTO_CONNECT), -EINVAL, "no session");
+}
