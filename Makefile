@@ -75,6 +75,7 @@ help:
 ## make fault      programs killed, and disks full, at every durable write (FAULT_POINTS=N: at N of them)
 ## make kvm        tiny guests on the native /dev/kvm
 ## make img        dormouse-img, on layers that the test writes after docs/disk-format.md
+## make wrapper    the guest's side of agent sessions, with a stand-in for the SDK
 ## make lab        does the lab notice its own death, and keep output apart and complete
 ## make api         the server's API natively, with a stand-in for the VMM
 ## make vm         Linux guests (in the lab where there is no hardware KVM)
@@ -256,6 +257,11 @@ $(B)/asan/dormoused: $(B)/asan/server/main.o $(call arch,asan,server lib)
 api: $(B)/asan/dormoused $(B)/dormouse-agent
 	@DORMOUSED=$(CURDIR)/$(B)/asan/dormoused tests/run tap api tests/api/run
 
+# --- the guest's side of agent sessions ------------------------------------------
+.PHONY: wrapper
+wrapper:
+	@tests/run tap wrapper tests/wrapper/run
+
 # --- packages of the build machine (tools/deps.list) ---------------------------
 .PHONY: deps
 deps:
@@ -273,7 +279,7 @@ demo:
 	@tests/demo/run
 # In this order: what is quick and close to the cause first.
 test:
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api lab vm sdk
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api wrapper lab vm sdk
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)
