@@ -56,6 +56,7 @@ void api_sandbox_console(struct request *r);
 /* power.c */
 void api_sandbox_hibernate(struct request *r);
 void api_sandbox_wake(struct request *r);
+void api_sandbox_timeout(struct request *r);
 void api_sandbox_reboot(struct request *r);
 void api_sandbox_power_cycle(struct request *r);
 

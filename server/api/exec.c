@@ -30,11 +30,14 @@ static const struct json_field exec_fields[] = {
     JSON_FIELD(struct exec_body, max_run_after_disconnect, "maxRunAfterDisconnect", JSON_F_INT),
 };
 
+static const struct exec_spec run_defaults = {.timeout_s = RUN_TIMEOUT_S, .foreground = true};
+static const struct exec_spec start_defaults = {.with_stdin = true};
+
 /* Start what the body asks for. NULL after having replied; unknown sandboxes come first. */
-static struct exec_session *start_command(struct request *r, int64_t timeout_s, bool with_stdin,
+static struct exec_session *start_command(struct request *r, const struct exec_spec *defaults,
 					  struct sandbox **sandbox)
 {
-	struct exec_body body = {.spec = {.timeout_s = timeout_s, .with_stdin = with_stdin}};
+	struct exec_body body = {.spec = *defaults};
 	struct exec_session *x;
 	struct err e;
 	int rc;
@@ -173,7 +176,7 @@ static void reply_long_run(struct request *r, struct sandbox *s, struct exec_ses
 void api_exec_run(struct request *r)
 {
 	struct sandbox *s;
-	struct exec_session *x = start_command(r, RUN_TIMEOUT_S, false, &s);
+	struct exec_session *x = start_command(r, &run_defaults, &s);
 
 	if (!x)
 		return;
@@ -210,7 +213,7 @@ static int async_hold_ms(const struct request *r)
 void api_exec_run_async(struct request *r)
 {
 	struct sandbox *s;
-	struct exec_session *x = start_command(r, RUN_TIMEOUT_S, false, &s);
+	struct exec_session *x = start_command(r, &run_defaults, &s);
 	struct strbuf b = {0};
 	struct err e;
 
@@ -257,7 +260,7 @@ static void write_session(struct strbuf *b, const char *sandbox, struct exec_ses
 void api_exec_start(struct request *r)
 {
 	struct sandbox *s;
-	struct exec_session *x = start_command(r, 0, true, &s);
+	struct exec_session *x = start_command(r, &start_defaults, &s);
 	struct strbuf b = {0};
 	struct err e;
 
@@ -310,6 +313,7 @@ static struct exec_session *find_session(struct request *r)
 
 	if (!s)
 		return NULL;
+	sandbox_touch(s);
 	x = exec_find(s, r->param[1]);
 	sandbox_put(s);
 	if (!x)

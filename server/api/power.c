@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* /sandboxes/:id/hibernate, wake, reboot, power-cycle (api.md 3.7, 3.8). */
+/* /sandboxes/:id/hibernate, wake, timeout, reboot, power-cycle (api.md 3.7, 3.8). */
 #include <errno.h>
 
 #include "server/api/api.h"
@@ -63,6 +63,33 @@ void api_sandbox_wake(struct request *r)
 	strbuf_adds(&b, "}");
 	sandbox_row_fini(&row);
 	reply_json(r, 200, &b);
+}
+
+void api_sandbox_timeout(struct request *r)
+{
+	struct sandbox_row row;
+	struct err e;
+	json_t *given;
+	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
+
+	/* Unknown sandboxes win over bad bodies. */
+	if (rc) {
+		reply_errno(r, rc, &e);
+		return;
+	}
+	sandbox_row_fini(&row);
+	if (!request_json(r))
+		return;
+	given = json_object_get(r->json, "timeout");
+	if (!json_is_integer(given)) {
+		reply_error(r, 400, "timeout: must be a non-negative number of seconds");
+		return;
+	}
+	rc = sandbox_set_timeout(api_manager(r), r->param[0], json_integer_value(given), &e);
+	if (rc)
+		reply_errno(r, rc, &e);
+	else
+		reply_empty(r, 204);
 }
 
 static void restart(struct request *r, int (*how)(struct manager *m, const char *id, struct err *e))

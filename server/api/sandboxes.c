@@ -26,8 +26,8 @@ void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sa
 	strbuf_json_time(b, "startedAt", row->created_ms);
 	if (row->ended_ms)
 		strbuf_json_time(b, "endAt", row->ended_ms);
-	else if (row->timeout_s)
-		strbuf_json_time(b, "endAt", row->created_ms + row->timeout_s * 1000);
+	else if (row->expires_ms)
+		strbuf_json_time(b, "endAt", row->expires_ms);
 	strbuf_json_value(b, "metadata", row->metadata);
 	strbuf_json_str(b, "alias", row->alias);
 	strbuf_json_int(b, "cpuCount", row->cpus);

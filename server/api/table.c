@@ -26,6 +26,7 @@ const struct route api_routes[] = {
     {"GET", SB "/console", api_sandbox_console, 0, NULL, NULL},
     {"POST", SB "/hibernate", api_sandbox_hibernate, 0, NULL, NULL},
     {"POST", SB "/wake", api_sandbox_wake, 0, NULL, NULL},
+    {"POST", SB "/timeout", api_sandbox_timeout, 0, NULL, NULL},
     {"POST", SB "/reboot", api_sandbox_reboot, 0, NULL, NULL},
     {"POST", SB "/power-cycle", api_sandbox_power_cycle, 0, NULL, NULL},
 
@@ -60,7 +61,6 @@ const struct route api_routes[] = {
     {"POST", SB "/files/upload-url", LATER = "signed URLs"},
     {"GET", SB "/files/download", LATER = "signed URLs"},
     {"PUT", SB "/files/upload", LATER = "signed URLs"},
-    {"POST", SB "/timeout", LATER = "idle timeouts"},
     {"POST", SB "/migrate", LATER = "migration"},
     {"POST", SB "/token/refresh", LATER = "sandbox tokens"},
     {"GET", SB "/logs", LATER = "log search"},

@@ -334,8 +334,12 @@ int sandbox_go_live(struct sandbox *s, struct err *e)
 /* Commit, then make it findable. */
 static int announce(struct sandbox *s, struct err *e)
 {
-	int rc = store_sandbox_insert(s->m->store, &s->row, e);
+	int rc;
 
+	/* A shell may have waited long for this. */
+	sandbox_touch(s);
+	idle_save(s);
+	rc = store_sandbox_insert(s->m->store, &s->row, e);
 	if (rc)
 		return rc;
 	rc = sandbox_go_live(s, e);

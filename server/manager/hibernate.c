@@ -116,7 +116,7 @@ static void undo(struct sandbox *s, const char *id)
 	hibernation_remove(s, id);
 }
 
-static int hibernate(struct sandbox *s, struct err *e)
+int sandbox_hibernate_now(struct sandbox *s, struct err *e)
 {
 	char id[UUID_SIZE];
 	int64_t bytes = 0;
@@ -162,7 +162,7 @@ int sandbox_hibernate(struct manager *m, const char *id, struct sandbox_row *row
 	if (!rc && !*already)
 		rc = sandbox_change_begin(s, CHANGE_PATIENCE_MS, e);
 	if (!rc && !*already) {
-		rc = hibernate(s, e);
+		rc = sandbox_hibernate_now(s, e);
 		sandbox_change_end(s);
 		if (rc)
 			rc = err_wrap(e, lifecycle_errno(rc), "hibernating sandbox %s", id);
@@ -308,11 +308,6 @@ static int wake(struct sandbox *s, const int64_t *timeout_s, struct wake_result 
 	return 0;
 }
 
-static void set_timeout(struct sandbox_row *row, const void *arg)
-{
-	row->timeout_s = *(const int64_t *)arg;
-}
-
 /* @s->lifecycle is held. @seen: s->wakes when the caller began to wait for it. */
 static int wake_locked(struct sandbox *s, unsigned int seen, bool explicitly,
 		       const int64_t *timeout_s, struct wake_result *w, struct err *e)
@@ -334,10 +329,11 @@ static int wake_locked(struct sandbox *s, unsigned int seen, bool explicitly,
 		s->changing = true;
 	pthread_mutex_unlock(&s->lock);
 	if (!rc && status == SANDBOX_RUNNING && timeout_s)
-		rc = sandbox_update_row(s, set_timeout, timeout_s, e);
+		rc = idle_set_timeout(s, *timeout_s, e);
 	if (rc || status == SANDBOX_RUNNING)
 		return rc;
 	rc = wake(s, timeout_s, w, e);
+	sandbox_touch(s);
 	if (rc)
 		rc = lifecycle_errno(rc);
 	pthread_mutex_lock(&s->lock);

@@ -8,6 +8,7 @@
 
 #include "lib/loop.h"
 #include "lib/vmm_client.h"
+#include "server/manager/idle.h"
 #include "server/manager/images.h"
 #include "server/manager/jobs.h"
 #include "server/manager/layers.h"
@@ -74,7 +75,8 @@ struct sandbox {
 	pthread_mutex_t lifecycle; /* held over a whole create, delete, hibernate, wake, ... */
 	uint32_t epoch;		   /* atomic: counts VMs and rollbacks; connections die with one */
 	uint32_t boots;		   /* atomic: counts boots of the guest; processes die with one */
-	uint64_t touched_ms;	   /* atomic: when somebody last worked in it; monotonic */
+	struct idle idle;	   /* its members are atomic */
+	uint64_t idle_saved_ms;	   /* atomic: idle.touched_ms that its directory has */
 
 	pthread_mutex_t lock;	/* everything below */
 	pthread_cond_t changed; /* ready, row.status, vm.closed_ms, vm.calls, changing, users */
@@ -94,6 +96,7 @@ struct sandbox {
 	struct exec_session *sessions; /* listed ones, newest first */
 	struct exec_session *detached; /* background ones without a connection */
 	bool attaching;		       /* a job is at them */
+	bool expiring;		       /* a job is at its idle timeout */
 
 	struct agent_pool *pool; /* never changes */
 	char **envs;		 /* "NAME=value", NULL-terminated; never changes once announced */
@@ -106,6 +109,8 @@ struct sandbox {
 struct sandbox *sandbox_new(struct manager *m, struct sandbox_row *row, struct err *e);
 /* Give a shell, which has an id only, its row. @row is taken over on success. */
 int sandbox_set_row(struct sandbox *s, struct sandbox_row *row);
+/* sandbox_copy_row() under s->lock. */
+int sandbox_copy_row_locked(struct sandbox *s, struct sandbox_row *row);
 int sandbox_status_error(struct sandbox *s, struct err *e); /* under s->lock */
 char *sandbox_path(const struct sandbox *s, const char *name);
 void table_insert(struct manager *m, struct sandbox *s);
@@ -205,6 +210,18 @@ int sandbox_boot_anew(struct sandbox *s, struct err *e);
 /* For work in the guest. Collapses with other wakes; -ESHUTDOWN, or why it cannot be woken. */
 int sandbox_wake_implicitly(struct sandbox *s, struct err *e);
 void hibernation_remove(struct sandbox *s, const char *id);
+/* Under `lifecycle`, with data operations kept off; it runs. If it fails, it runs on. */
+int sandbox_hibernate_now(struct sandbox *s, struct err *e);
+
+/* idle.c */
+/* On the loop's thread, once a second. */
+void idle_tick(struct sandbox *s);
+/* Make the last work in it outlive the daemon; and find it again. */
+void idle_save(struct sandbox *s);
+void idle_load(struct sandbox *s);
+int idle_set_timeout(struct sandbox *s, int64_t timeout_s, struct err *e);
+/* By the wall clock, 0: never. Under s->lock. */
+int64_t idle_expiry_ms(const struct sandbox *s);
 
 /* vm.c */
 int vm_spawn(struct sandbox *s, const char *image, struct err *e);
@@ -213,6 +230,8 @@ int vm_watch(struct sandbox *s);
 void vm_kill(struct sandbox *s);
 void vm_end(struct sandbox *s);
 void vm_interrupt(struct sandbox *s);
+/* As vm_kill(), of a sandbox that runs; it is `stopped` then, as after a poweroff. */
+void vm_stop(struct sandbox *s, const char *why);
 /* From here on the end of the process is no news. */
 void vm_expect_end(struct sandbox *s);
 /* It is again; a sandbox whose VM has ended meanwhile gets its error. Return: the VM lives */

@@ -111,7 +111,7 @@ static void listing_add_copy(struct listing *l, struct sandbox *s)
 {
 	struct sandbox_row *place = listing_add(l);
 
-	if (place && sandbox_row_copy(place, &s->row)) {
+	if (place && sandbox_copy_row_locked(s, place)) {
 		l->n--;
 		l->failed = true;
 	}

@@ -69,6 +69,7 @@ static void tick_sandbox(struct sandbox *s)
 	vm_check_overdue(s);
 	sessions_tick(s);
 	sessions_kick(s);
+	idle_tick(s);
 }
 
 static void on_tick(struct loop_source *source, uint32_t events)
@@ -272,6 +273,7 @@ static void leave_sandbox(struct sandbox *s)
 {
 	agent_pool_abort(s->pool);
 	sessions_drop(s);
+	idle_save(s);
 	vm_leave(s);
 	table_remove(s->m, s);
 }

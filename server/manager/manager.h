@@ -137,6 +137,9 @@ struct wake_result {
 int sandbox_wake(struct manager *m, const char *id, const int64_t *timeout_s,
 		 struct sandbox_row *row, struct wake_result *w, struct err *e);
 
+/* The idle timeout, which begins anew. 0: never. Return: 0; -ENOENT; -ESHUTDOWN; -EINVAL */
+int sandbox_set_timeout(struct manager *m, const char *id, int64_t timeout_s, struct err *e);
+
 /*
  * Boot it again from its disk: in the same VMM process, or in a new one. Return when the agent
  * answers. 0; -ENOENT; -ESHUTDOWN; -EINVAL if it does not run; -EIO, ...

@@ -80,6 +80,7 @@ static int restart(struct manager *m, const char *id, int (*how)(struct sandbox 
 			rc = err_wrap(e, lifecycle_errno(rc), "%s of sandbox %s", what, id);
 	}
 	pthread_mutex_unlock(&s->lifecycle);
+	sandbox_touch(s);
 	if (!rc)
 		log_info("sandbox %s: %s, %llu ms", id, what,
 			 (unsigned long long)(clock_mono_ms() - start_ms));

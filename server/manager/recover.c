@@ -234,8 +234,10 @@ static void recover_running(struct sandbox *s)
 {
 	char why[200];
 	struct err e;
-	int rc = adopt(s, &e);
+	int rc;
 
+	idle_load(s);
+	rc = adopt(s, &e);
 	if (!rc) {
 		log_info("sandbox %s: taken over, VMM process %d", s->row.id, (int)s->vm.pid);
 		return;
@@ -312,6 +314,7 @@ int recover(struct manager *m, struct err *e)
 		else
 			settle_disk(s);
 		remove_old_images(s);
+		idle_save(s);
 		table_insert(m, s);
 	}
 	if (rc)

@@ -161,11 +161,6 @@ char *sandbox_path(const struct sandbox *s, const char *name)
 	return asprintf(&path, "%s/%s", s->dir, name) < 0 ? NULL : path;
 }
 
-void sandbox_touch(struct sandbox *s)
-{
-	__atomic_store_n(&s->touched_ms, clock_mono_ms(), __ATOMIC_RELAXED);
-}
-
 int sandbox_open_console(struct sandbox *s)
 {
 	cleanup_free char *path = sandbox_path(s, "console.log");
@@ -262,12 +257,21 @@ int sandbox_find(struct manager *m, const char *id, struct sandbox **out, struct
 	return rc;
 }
 
+int sandbox_copy_row_locked(struct sandbox *s, struct sandbox_row *row)
+{
+	int rc = sandbox_row_copy(row, &s->row);
+
+	if (!rc)
+		row->expires_ms = idle_expiry_ms(s);
+	return rc;
+}
+
 int sandbox_copy_row(struct sandbox *s, struct sandbox_row *row)
 {
 	int rc;
 
 	pthread_mutex_lock(&s->lock);
-	rc = sandbox_row_copy(row, &s->row);
+	rc = sandbox_copy_row_locked(s, row);
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }
@@ -446,6 +450,7 @@ int sandbox_use(struct sandbox *s, struct err *e)
 {
 	uint64_t deadline = clock_mono_ms() + USE_WAIT_MS;
 
+	sandbox_touch(s);
 	for (;;) {
 		int rc;
 
@@ -465,6 +470,7 @@ int sandbox_use(struct sandbox *s, struct err *e)
 
 void sandbox_unuse(struct sandbox *s)
 {
+	sandbox_touch(s);
 	pthread_mutex_lock(&s->lock);
 	if (!--s->users && s->changing)
 		pthread_cond_broadcast(&s->changed);

@@ -47,6 +47,7 @@ void exec_put(struct exec_session *x)
 		agent_pool_put(x->sandbox->pool, x->conn);
 	if (x->leased)
 		sandbox_unuse(x->sandbox);
+	session_release_idle(x);
 	sandbox_put(x->sandbox);
 	free(x->cmd);
 	json_decref(x->args);
@@ -152,6 +153,9 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 	if (!rc) {
 		/* These cannot change while the sandbox has a user. */
 		x->leased = true;
+		x->holds = spec->foreground;
+		if (x->holds)
+			idle_hold(&s->idle);
 		x->epoch = sandbox_epoch(s);
 		x->boots = sandbox_boots(s);
 		rc = agent_exec_start(x->conn, &a, e);

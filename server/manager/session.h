@@ -31,6 +31,7 @@ struct exec_spec {
 	const char *cwd;   /* NULL: the default */
 	int64_t timeout_s; /* 0: none */
 	bool with_stdin;
+	bool foreground; /* somebody waits for it: the sandbox is not idle until it ends */
 };
 
 /**

@@ -48,6 +48,7 @@ static void finish(struct exec_session *x, enum exec_state state)
 	struct agent_conn *conn;
 
 	end_lease(x);
+	session_release_idle(x);
 	pthread_mutex_lock(&x->lock);
 	conn = x->conn;
 	x->conn = NULL;

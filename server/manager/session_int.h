@@ -3,6 +3,7 @@
 #ifndef SERVER_MANAGER_SESSION_INT_H
 #define SERVER_MANAGER_SESSION_INT_H
 
+#include "lib/clock.h"
 #include "server/manager/internal.h"
 #include "server/manager/outbuf.h"
 #include "server/manager/session.h"
@@ -34,6 +35,7 @@ struct exec_session {
 	/* The driver's. */
 	bool started;	       /* the agent has it: it can be attached to */
 	bool leased;	       /* the sandbox counts it as a user: until the agent's first word */
+	bool holds;	       /* the sandbox is not idle because of it */
 	uint32_t boots;	       /* of the sandbox, when it started */
 	uint64_t next_byte[2]; /* first bytes that were not received */
 	int failed_attaches;
@@ -51,6 +53,14 @@ static inline struct exec_session *exec_get(struct exec_session *x)
 {
 	__atomic_add_fetch(&x->refs, 1, __ATOMIC_RELAXED);
 	return x;
+}
+
+/* Its sandbox may be idle from now on. While there is x->sandbox. */
+static inline void session_release_idle(struct exec_session *x)
+{
+	if (x->holds)
+		idle_release(&x->sandbox->idle, clock_mono_ms());
+	x->holds = false;
 }
 
 /* Let a paused one go on: it has a follower no more, or one with room. Under loop_lock. */

@@ -447,6 +447,12 @@ void vm_end(struct sandbox *s)
 	agent_pool_reset(s->pool);
 }
 
+void vm_stop(struct sandbox *s, const char *why)
+{
+	note_reason(s, true, why);
+	vm_kill(s);
+}
+
 /**
  * vm_interrupt() - End the process, without waiting: what is being done with it fails
  */

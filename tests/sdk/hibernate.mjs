@@ -87,6 +87,28 @@ check('18.2 18.3 each kind of work wakes; five sleeps leave 16 MiB and all proce
 	await assertLives(sandbox, before);
 });
 
+/** Wait until it is hibernated, without touching it. */
+async function asleep(sandbox) {
+	while (await statusOf(sandbox) !== 'hibernated')
+		await sleep(100);
+}
+
+check('3.7 18.1 an idle sandbox hibernates, work wakes it and begins the time anew, a command holds it', async () => {
+	const sandbox = await travelling();
+	await sandbox.setTimeout(3);
+	await asleep(sandbox);
+	const before = await look(sandbox);
+	assert.equal((await get(sandbox)).timeout, 3, 'a wake by work keeps it');
+	assert.equal(await sh(sandbox, 'sleep 8; echo whole'), 'whole\n');
+	assert.equal(await statusOf(sandbox), 'running', 'the end of a command counts as work');
+	await asleep(sandbox);
+	await sandbox.setTimeout(3600); // of a hibernated one
+	assert.equal(await statusOf(sandbox), 'hibernated');
+	await assertLives(sandbox, before);
+	await assert.rejects(sandbox.setTimeout(-1), /400/);
+	assertError(await request('POST', path(sandbox, '/timeout'), { body: { timeout: 1.5 } }), 400, /non-negative/);
+});
+
 check('18.9 hibernate while commands and files are in full swing fails none of them', async () => {
 	const sandbox = await travelling();
 	let stop = false;

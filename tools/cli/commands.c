@@ -15,7 +15,7 @@ const struct command cli_commands[] = {
      "  --cpus N          virtual CPUs\n"
      "  --disk MB         size of its disk\n"
      "  -e, --env K=V     environment of all its processes; K alone: the value it has here\n"
-     "  --timeout S       end it after S idle seconds; 0: never (default: the server's, 300)\n"
+     "  --timeout S       hibernate it after S idle seconds; 0: never (default: the server's, 300)\n"
      "  --metadata K=V    a label, shown by ls and info\n"
      "\n"
      "-e and --metadata may be repeated. --json prints the server's answer.\n",
@@ -82,7 +82,7 @@ const struct command cli_commands[] = {
      "  --memory MB       RAM (not less than it has)\n"
      "  --cpus N          virtual CPUs\n"
      "  -e, --env K=V     more environment; K alone: the value it has here\n"
-     "  --timeout S       end it after S idle seconds; 0: never\n"
+     "  --timeout S       hibernate it after S idle seconds; 0: never\n"
      "  --metadata K=V    a label, shown by ls and info\n"
      "\n"
      "Of a running sandbox, or of a checkpoint: its id, or SANDBOX:NAME. The sandbox of a\n"
@@ -116,7 +116,7 @@ const struct command cli_commands[] = {
      "--json prints [{\"sandboxID\":ID,\"hibernated\":BOOL,\"error\":TEXT}].\n",
      cmd_hibernate},
     {"wake", "[--timeout S] ID...", "let hibernated sandboxes run on",
-     "  --timeout S       end it after S idle seconds; 0: never (default: as it was)\n"
+     "  --timeout S       hibernate it after S idle seconds; 0: never (default: as it was)\n"
      "\n"
      "Prints the ids as they run. Where the stored memory cannot be used, the sandbox boots\n"
      "from its disk, and stderr says so. Exit code 1 if one of them could not be woken.\n"
