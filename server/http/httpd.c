@@ -17,6 +17,7 @@
 #include "lib/log.h"
 #include "server/http/auth.h"
 #include "server/http/listen.h"
+#include "server/http/ws.h"
 
 #define BODY_MAX	  (1u << 20)
 #define DROP_MAX	  (64u << 20) /* of a body that nobody wants any more */
@@ -35,6 +36,7 @@ struct httpd {
 	bool accepting;
 	int stop_fd;
 	unsigned int active; /* atomic */
+	struct ws_set sockets;
 };
 
 /* --- one request ------------------------------------------------------------------- */
@@ -51,7 +53,8 @@ static void *request_create(void *cls, const char *uri, struct MHD_Connection *c
 	__atomic_add_fetch(&h->active, 1, __ATOMIC_RELAXED);
 	r->app = h->config.app;
 	r->conn = conn;
-	r->method = "";
+	r->method = r->version = "";
+	r->sockets = &h->sockets;
 	rc = url_parse(&r->url, uri, &e);
 	if (rc)
 		reply_errno(r, rc == -ENAMETOOLONG ? -ENOENT : rc, &e);
@@ -64,6 +67,7 @@ static void request_destroy(struct request *r)
 		r->route->upload->abort(r);
 	if (r->response)
 		MHD_destroy_response(r->response);
+	ws_upgrade_free(r->upgrade);
 	json_decref(r->json);
 	strbuf_fini(&r->body);
 	url_fini(&r->url);
@@ -199,12 +203,12 @@ static enum MHD_Result request_step(void *cls, struct MHD_Connection *conn, cons
 
 	(void)conn;
 	(void)url;
-	(void)version;
 	if (!r)
 		return MHD_NO;
 	if (!r->started) {
 		r->started = true;
 		r->method = method;
+		r->version = version;
 		request_begin(h, r);
 		if (r->response && body_is_hopeless(r))
 			return request_send(r);
@@ -264,7 +268,7 @@ static int start_daemon(struct httpd *h, struct err *e)
 {
 	h->daemon = MHD_start_daemon(
 	    MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL |
-		MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC,
+		MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC | MHD_ALLOW_UPGRADE,
 	    0, NULL, NULL, request_step, h, MHD_OPTION_URI_LOG_CALLBACK, request_create, h,
 	    MHD_OPTION_NOTIFY_COMPLETED, request_completed, h, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
 	    (size_t)CONNECTION_MEMORY, MHD_OPTION_THREAD_STACK_SIZE, (size_t)THREAD_STACK,
@@ -298,6 +302,7 @@ int httpd_start(const struct httpd_config *c, struct httpd **out, struct err *e)
 	if (!h)
 		return err_set(e, -ENOMEM, "out of memory");
 	h->config = *c;
+	ws_set_init(&h->sockets, &h->active);
 	h->stop_fd = eventfd(0, EFD_CLOEXEC);
 	if (h->stop_fd < 0)
 		rc = err_sys(e, -errno, "eventfd");
@@ -336,6 +341,7 @@ void httpd_stop_accepting(struct httpd *h)
 	}
 	for (size_t i = 0; i < h->n_listeners; i++)
 		listen_close(&h->listeners[i]);
+	ws_set_stop(&h->sockets);
 }
 
 unsigned int httpd_active(const struct httpd *h)
@@ -348,6 +354,7 @@ void httpd_destroy(struct httpd *h)
 	if (!h)
 		return;
 	httpd_stop_accepting(h);
+	ws_set_wait(&h->sockets);
 	if (h->daemon)
 		MHD_stop_daemon(h->daemon);
 	fd_close(&h->stop_fd);

@@ -40,10 +40,10 @@ int httpd_start(const struct httpd_config *c, struct httpd **out, struct err *e)
 /* Check a listen text without binding it. Return: 0 or -EINVAL. */
 int httpd_check_listen(const char *text, struct err *e);
 
-/* Stop accepting and remove the Unix sockets; requests in progress go on. */
+/* Stop accepting, remove the Unix sockets, end WebSockets; requests in progress go on. */
 void httpd_stop_accepting(struct httpd *h);
 
-/* Requests whose reply has not been sent completely. */
+/* Requests whose reply has not been sent completely; WebSockets do not count. */
 unsigned int httpd_active(const struct httpd *h);
 
 /* Ends all connections, waits for handlers, frees. NULL is fine. */

@@ -12,7 +12,7 @@
 #define STREAM_BLOCK_BYTES (256u << 10)
 #define JSON_MAX_DEPTH	   64
 
-static void set_reply(struct request *r, unsigned int status, struct MHD_Response *response)
+void request_set_reply(struct request *r, unsigned int status, struct MHD_Response *response)
 {
 	if (r->response)
 		MHD_destroy_response(r->response);
@@ -28,15 +28,15 @@ void reply_header(struct request *r, const char *name, const char *value)
 
 void reply_empty(struct request *r, unsigned int status)
 {
-	set_reply(r, status,
-		  MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT));
+	request_set_reply(r, status,
+			  MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT));
 }
 
 void reply_bytes(struct request *r, unsigned int status, const char *type, const void *data,
 		 size_t len)
 {
-	set_reply(r, status,
-		  MHD_create_response_from_buffer(len, (void *)data, MHD_RESPMEM_MUST_COPY));
+	request_set_reply(
+	    r, status, MHD_create_response_from_buffer(len, (void *)data, MHD_RESPMEM_MUST_COPY));
 	reply_header(r, "Content-Type", type);
 }
 
@@ -53,7 +53,7 @@ void reply_json(struct request *r, unsigned int status, struct strbuf *b)
 	if (!response)
 		free(b->data);
 	memset(b, 0, sizeof(*b));
-	set_reply(r, status, response);
+	request_set_reply(r, status, response);
 	reply_header(r, "Content-Type", "application/json");
 }
 
@@ -63,10 +63,10 @@ static const char *code_of_status(unsigned int status)
 		unsigned int status;
 		const char *code;
 	} codes[] = {
-	    {400, "bad_request"},    {401, "unauthorized"},	  {403, "forbidden"},
-	    {404, "not_found"},	     {405, "bad_method"},	  {409, "conflict"},
-	    {410, "stopped"},	     {413, "too_large"},	  {501, "not_implemented"},
-	    {502, "sandbox_failed"}, {503, "worker_unavailable"},
+	    {400, "bad_request"},     {401, "unauthorized"},   {403, "forbidden"},
+	    {404, "not_found"},	      {405, "bad_method"},     {409, "conflict"},
+	    {410, "stopped"},	      {413, "too_large"},      {426, "upgrade_required"},
+	    {501, "not_implemented"}, {502, "sandbox_failed"}, {503, "worker_unavailable"},
 	};
 
 	for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++)
@@ -91,9 +91,9 @@ void reply_error_code(struct request *r, unsigned int status, const char *code, 
 		static const char none[] = "{\"error\":\"out of memory\",\"code\":\"internal\"}";
 
 		strbuf_fini(&b);
-		set_reply(r, 500,
-			  MHD_create_response_from_buffer(sizeof(none) - 1, (void *)none,
-							  MHD_RESPMEM_PERSISTENT));
+		request_set_reply(r, 500,
+				  MHD_create_response_from_buffer(sizeof(none) - 1, (void *)none,
+								  MHD_RESPMEM_PERSISTENT));
 		return;
 	}
 	reply_json(r, status, &b);
@@ -153,7 +153,7 @@ void reply_stream(struct request *r, unsigned int status, const char *type, uint
 		reply_error(r, 500, "out of memory");
 		return;
 	}
-	set_reply(r, status, response);
+	request_set_reply(r, status, response);
 	reply_header(r, "Content-Type", type);
 }
 

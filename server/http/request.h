@@ -29,6 +29,8 @@
 #define ROUTE_MAX_PARAMS 3
 
 struct request;
+struct ws_set;
+struct ws_upgrade;
 
 /* For routes whose body is a stream. data, end and abort are only called after a begin() that
  * made no reply. abort: the client went away, or end() will not come for another reason; exactly
@@ -55,7 +57,9 @@ struct request {
 	void *app; /* of httpd_config; borrowed */
 	struct MHD_Connection *conn;
 	const struct route *route;
-	const char *method; /* borrowed from the connection */
+	const char *method, *version; /* borrowed from the connection */
+	struct ws_set *sockets;	      /* of the server; borrowed */
+	struct ws_upgrade *upgrade;   /* owned; set by reply_websocket() */
 	struct url url;
 	const char *param[ROUTE_MAX_PARAMS]; /* in the order of the pattern; borrowed from url */
 	struct strbuf body;
@@ -114,6 +118,9 @@ void reply_errno(struct request *r, int rc, const struct err *e);
  */
 void reply_stream(struct request *r, unsigned int status, const char *type, uint64_t size,
 		  MHD_ContentReaderCallback read, void *state, void (*release)(void *state));
+
+/* A reply that is made already; takes @response over. */
+void request_set_reply(struct request *r, unsigned int status, struct MHD_Response *response);
 
 /* After one of the replies above. */
 void reply_header(struct request *r, const char *name, const char *value);
