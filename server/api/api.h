@@ -53,6 +53,13 @@ void api_sandbox_get(struct request *r);
 void api_sandbox_delete(struct request *r);
 void api_sandbox_console(struct request *r);
 
+/* tags.c */
+/* Members of an object that is open. */
+void api_write_tags(struct strbuf *b, const struct sandbox_row *row);
+void api_tags_get(struct request *r);
+void api_tags_set(struct request *r);
+void api_tags_list(struct request *r);
+
 /* power.c */
 void api_sandbox_hibernate(struct request *r);
 void api_sandbox_wake(struct request *r);

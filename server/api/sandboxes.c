@@ -35,9 +35,7 @@ void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sa
 	strbuf_json_int(b, "diskMB", row->disk_mib);
 	strbuf_json_int(b, "timeout", row->timeout_s);
 	strbuf_json_bool(b, "networkEnabled", row->network);
-	strbuf_json_name(b, "tags");
-	strbuf_adds(b, "{}");
-	strbuf_json_value(b, "tagsLastUpdatedAt", NULL);
+	api_write_tags(b, row);
 	if (row->from_checkpoint[0])
 		strbuf_json_str(b, "fromCheckpointId", row->from_checkpoint);
 	if (row->patch_error)

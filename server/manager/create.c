@@ -186,8 +186,9 @@ static int fill_row(struct manager *m, struct sandbox_row *row, const struct san
 	row->network = spec->network;
 	row->envs = spec->envs ? json_deep_copy(spec->envs) : json_object();
 	row->metadata = spec->metadata ? json_deep_copy(spec->metadata) : json_object();
+	row->tags = json_object();
 	row->created_ms = wall_ms();
-	if (!row->template || !row->alias || !row->envs || !row->metadata)
+	if (!row->template || !row->alias || !row->envs || !row->metadata || !row->tags)
 		return err_set(e, -ENOMEM, "out of memory");
 	return set_origin(m, row, o, e);
 }

@@ -140,6 +140,16 @@ int sandbox_wake(struct manager *m, const char *id, const int64_t *timeout_s,
 /* The idle timeout, which begins anew. 0: never. Return: 0; -ENOENT; -ESHUTDOWN; -EINVAL */
 int sandbox_set_timeout(struct manager *m, const char *id, int64_t timeout_s, struct err *e);
 
+/**
+ * sandbox_set_tags() - Replace all of them
+ * @tags:	An object; what is in it is checked
+ * @row:	Copy of it; the caller releases it after success
+ *
+ * Return: 0; -ENOENT; -ESHUTDOWN deleted; -EINVAL
+ */
+int sandbox_set_tags(struct manager *m, const char *id, const json_t *tags, struct sandbox_row *row,
+		     struct err *e);
+
 /*
  * Boot it again from its disk: in the same VMM process, or in a new one. Return when the agent
  * answers. 0; -ENOENT; -ESHUTDOWN; -EINVAL if it does not run; -EIO, ...

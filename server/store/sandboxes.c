@@ -41,6 +41,7 @@ void sandbox_row_fini(struct sandbox_row *row)
 	chain_fini(&row->pending);
 	json_decref(row->envs);
 	json_decref(row->metadata);
+	json_decref(row->tags);
 	memset(row, 0, sizeof(*row));
 }
 
@@ -67,6 +68,7 @@ int sandbox_row_copy(struct sandbox_row *to, const struct sandbox_row *from)
 	/* Never changed once made, so a reference is as good as a copy. */
 	json_incref(to->envs);
 	json_incref(to->metadata);
+	json_incref(to->tags);
 	if (!failed)
 		return 0;
 	sandbox_row_fini(to);
@@ -101,6 +103,8 @@ static void bind_sandbox(sqlite3_stmt *st, const struct sandbox_row *row)
 	bind_text(st, 25, row->current_checkpoint);
 	sqlite3_bind_int64(st, 26, row->patch_sequence);
 	bind_text(st, 27, row->patch_error);
+	bind_json(st, 28, row->tags);
+	sqlite3_bind_int64(st, 29, row->tagged_ms);
 }
 
 int store_sandbox_insert(struct store *s, const struct sandbox_row *row, struct err *e)
@@ -186,7 +190,10 @@ static int read_row(sqlite3_stmt *st, struct sandbox_row *row)
 	column_id(st, 24, row->current_checkpoint, sizeof(row->current_checkpoint));
 	row->patch_sequence = sqlite3_column_int64(st, 25);
 	row->patch_error = column_text(st, 26);
-	if (!rc && row->template && row->alias && row->envs && row->metadata && row->base_image)
+	row->tags = column_json(st, 27);
+	row->tagged_ms = sqlite3_column_int64(st, 28);
+	if (!rc && row->template && row->alias && row->envs && row->metadata && row->tags &&
+	    row->base_image)
 		return 0;
 	sandbox_row_fini(row);
 	return -ENOMEM;

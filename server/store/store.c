@@ -46,6 +46,9 @@ static const char *const migrations[STORE_SCHEMA_VERSION] = {
     " id TEXT PRIMARY KEY, checkpoint_id TEXT NOT NULL, sequence INTEGER NOT NULL,"
     " script TEXT NOT NULL, description TEXT NOT NULL, created_ms INTEGER NOT NULL);"
     "CREATE UNIQUE INDEX patches_by_sequence ON patches (checkpoint_id, sequence);",
+
+    "ALTER TABLE sandboxes ADD COLUMN tags TEXT NOT NULL DEFAULT '{}';"
+    "ALTER TABLE sandboxes ADD COLUMN tagged_ms INTEGER NOT NULL DEFAULT 0;",
 };
 
 /* --- opening -------------------------------------------------------------------------- */

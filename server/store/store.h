@@ -21,7 +21,7 @@
 
 #include "lib/err.h"
 
-#define STORE_SCHEMA_VERSION 2
+#define STORE_SCHEMA_VERSION 3
 
 enum sandbox_status {
 	SANDBOX_RUNNING,
@@ -58,6 +58,8 @@ struct sandbox_row {
 	int64_t cpus, memory_mib, disk_mib, timeout_s, port;
 	bool network;
 	json_t *envs, *metadata;      /* objects of strings */
+	json_t *tags;		      /* the same; replaced as a whole */
+	int64_t tagged_ms;	      /* when it was last; 0: never */
 	int64_t created_ms, ended_ms; /* since 1970; ended 0: not yet */
 	int64_t expires_ms; /* not stored: for clients, when it will have been idle too long; 0:
 			       never */

@@ -2,6 +2,7 @@
 // All files in one process, so that they share one sandbox: tests/sdk/run starts this.
 import './http.mjs';
 import './sandboxes.mjs';
+import './tags.mjs';
 import './exec.mjs';
 import './files.mjs';
 import './hibernate.mjs';
