@@ -81,7 +81,7 @@ help:
 ## make vm         Linux guests (in the lab where there is no hardware KVM)
 ## make sdk        the published npm client against the server
 ## make bench      times of fork, checkpoint, rollback, wake against their promises, with a picture
-## make bench-lab  Linux guests: boot, create and wake beside QEMU microvm
+## make bench-lab  Linux guests: boot, create and wake beside QEMU microvm, commands beside posix_spawn
 ## make lint       clang-format, clang-tidy, shellcheck, pyflakes, the rule which folder may include which
 ## make clean      remove build/ (the caches outside the checkout stay)
 
@@ -238,6 +238,10 @@ $(B)/test/vm-witness: $(B)/static/tests/vm/witness.o
 	@mkdir -p $(@D)
 	$(CC) -static -o $@ $^
 
+$(B)/test/bench-spawn: $(B)/static/tests/bench/spawn.o
+	@mkdir -p $(@D)
+	$(CC) -static -o $@ $^
+
 $(B)/test/vm-guest: $(B)/obj/tests/vm/guest.o $(call arch,obj,lib)
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ -lpthread
@@ -247,8 +251,8 @@ lab: $(B)/test/lab-ring0
 	@tests/run tap lab tests/lab/run
 vm: $(PROGRAMS) $(addprefix $(B)/test/,vm-guest vm-witness kvm-time) $(B)/guests/timer.elf
 	@tests/run tap vm tests/vm/run
-bench-lab: $(PROGRAMS)
-	@rc=0; tests/bench/boot || rc=1; tests/bench/travel || rc=1; exit $$rc
+bench-lab: $(PROGRAMS) $(B)/test/bench-spawn
+	@rc=0; for b in boot travel exec; do tests/bench/$$b || rc=1; done; exit $$rc
 
 # --- the server, under ASan and UBSan, with a stand-in for the VMM (tests/api/fake-vmm) ---
 .PHONY: api
