@@ -64,12 +64,20 @@ static void let_requests_end(struct httpd *httpd, struct manager *manager, int64
 	manager_interrupt(manager);
 }
 
+/* With --listen tcp:...:0 only the bound socket knows the port. */
+static void set_domain(void *app, unsigned int tcp_port)
+{
+	struct api *api = app;
+
+	api_set_domain(api, manager_config(api->manager)->sandbox_domain, tcp_port);
+}
+
 static int serve(const struct config *c, const sigset_t *signals, struct err *e)
 {
 	struct auth_keys *keys = NULL;
 	struct manager *manager = NULL;
 	struct httpd *httpd = NULL;
-	struct api api;
+	struct api api = {0};
 	int rc = 0, signo;
 
 	if (c->api_key_file)
@@ -84,6 +92,7 @@ static int serve(const struct config *c, const sigset_t *signals, struct err *e)
 		    .routes = api_routes,
 		    .n_routes = api_routes_count,
 		    .app = &api,
+		    .bound = set_domain,
 		};
 
 		api.manager = manager;

@@ -5,10 +5,14 @@
 
 #include "server/http/request.h"
 #include "server/manager/manager.h"
+#include "server/manager/preview.h"
 
 /* request->app */
+#define API_DOMAIN_SIZE 256
+
 struct api {
 	struct manager *manager;
+	char domain[API_DOMAIN_SIZE]; /* suffix of the host names of previews */
 };
 
 /* The one table. */
@@ -40,13 +44,14 @@ void api_workers(struct request *r);
 
 /* sandboxes.c */
 /* The members of a sandbox object (api.md 3.3), into an object that is open. */
-void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row);
+void api_write_sandbox(struct strbuf *b, const struct api *a, const struct sandbox_row *row);
 /* Members of an object, that it was booted instead of going on; none if @reason is "". */
 void api_write_cold(struct strbuf *b, const char *reason);
 /* A whole reply with it; releases the row. */
 void api_reply_sandbox(struct request *r, unsigned int status, struct sandbox_row *row);
-/* 201 with @s, whose reference is taken, or the error @rc. */
-void api_reply_new_sandbox(struct request *r, int rc, struct sandbox *s, const struct err *e);
+/* 201 with @s, whose reference is taken, or the error @rc. @preview_token: "" for none. */
+void api_reply_new_sandbox(struct request *r, int rc, struct sandbox *s, const char *preview_token,
+			   const struct err *e);
 void api_sandbox_create(struct request *r);
 void api_sandbox_list(struct request *r);
 void api_sandbox_get(struct request *r);
@@ -82,6 +87,19 @@ void api_sandbox_tree(struct request *r);
 void api_patch_create(struct request *r);
 void api_patch_list(struct request *r);
 void api_patch_delete(struct request *r);
+
+/* preview.c */
+/* Tell the API, before it serves, which TCP port it has (0: none). */
+void api_set_domain(struct api *a, const char *configured, unsigned int tcp_port);
+/* What a body says in previewAuth. False after having replied; @token "" without it. */
+struct preview_auth {
+	char token[PREVIEW_TOKEN_MAX + 1], hash[HASH_SIZE];
+};
+bool api_read_preview_auth(struct request *r, struct preview_auth *auth);
+void api_preview_create(struct request *r);
+void api_preview_list(struct request *r);
+void api_preview_delete(struct request *r);
+void api_preview_rotate(struct request *r);
 
 /* storage.c */
 void api_store_get(struct request *r);

@@ -266,7 +266,7 @@ static const struct json_field fork_fields[] = {
 };
 
 /* False after having replied. */
-static bool read_fork(struct request *r, struct fork_spec *spec)
+static bool read_fork(struct request *r, struct fork_spec *spec, struct preview_auth *auth)
 {
 	const json_t *store;
 
@@ -282,24 +282,27 @@ static bool read_fork(struct request *r, struct fork_spec *spec)
 		reply_error(r, 400, "cpuCount, memoryMB: must not be negative");
 		return false;
 	}
-	return true;
+	spec->preview_hash = auth->hash;
+	return api_read_preview_auth(r, auth);
 }
 
-static void fork_from(struct request *r, const char *id, const struct fork_spec *spec)
+static void fork_from(struct request *r, const char *id, const struct fork_spec *spec,
+		      const struct preview_auth *auth)
 {
 	struct sandbox *s = NULL;
 	struct err e;
 	int rc = checkpoint_fork(api_manager(r), id, spec, &s, &e);
 
-	api_reply_new_sandbox(r, rc, s, &e);
+	api_reply_new_sandbox(r, rc, s, auth->token, &e);
 }
 
 void api_checkpoint_fork(struct request *r)
 {
+	struct preview_auth auth;
 	struct fork_spec spec;
 
-	if (checkpoint_id(r, r->param[0]) && read_fork(r, &spec))
-		fork_from(r, r->param[0], &spec);
+	if (checkpoint_id(r, r->param[0]) && read_fork(r, &spec, &auth))
+		fork_from(r, r->param[0], &spec, &auth);
 }
 
 /* A checkpoint that is ready, made for this. Return: 0 or -errno. */
@@ -334,18 +337,19 @@ static int checkpoint_now(struct manager *m, const char *sandbox_id, char id[UUI
 /* A checkpoint and a fork of it in one call: an addition to the API, for `dormouse fork`. */
 void api_sandbox_fork(struct request *r)
 {
+	struct preview_auth auth;
 	struct fork_spec spec;
 	char id[UUID_SIZE];
 	struct err e;
 	int rc;
 
-	if (!read_fork(r, &spec))
+	if (!read_fork(r, &spec, &auth))
 		return;
 	rc = checkpoint_now(api_manager(r), r->param[0], id, &e);
 	if (rc)
 		reply_errno(r, rc, &e);
 	else
-		fork_from(r, id, &spec);
+		fork_from(r, id, &spec, &auth);
 }
 
 /* --- tree

@@ -12,8 +12,10 @@
 #define DEFAULT_PORT	  80
 
 /* Fields in the order of api.md 3.3. */
-void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row)
+void api_write_sandbox(struct strbuf *b, const struct api *a, const struct sandbox_row *row)
 {
+	const struct config *c = manager_config(a->manager);
+
 	strbuf_json_str(b, "sandboxID", row->id);
 	strbuf_json_str(b, "status", sandbox_status_name(row->status));
 	strbuf_json_str(b, "templateID", row->template);
@@ -22,7 +24,7 @@ void api_write_sandbox(struct strbuf *b, const struct config *c, const struct sa
 	strbuf_json_str(b, "connectURL", "");
 	strbuf_json_str(b, "region", c->region);
 	strbuf_json_str(b, "workerID", API_WORKER_ID);
-	strbuf_json_str(b, "sandboxDomain", c->sandbox_domain ? c->sandbox_domain : "");
+	strbuf_json_str(b, "sandboxDomain", a->domain);
 	strbuf_json_time(b, "startedAt", row->created_ms);
 	if (row->ended_ms)
 		strbuf_json_time(b, "endAt", row->ended_ms);
@@ -52,11 +54,11 @@ void api_write_cold(struct strbuf *b, const char *reason)
 	strbuf_json_str(b, "message", reason);
 }
 
-static void write_sandbox(struct strbuf *b, const struct config *c, const struct sandbox_row *row)
+static void write_sandbox(struct strbuf *b, const struct api *a, const struct sandbox_row *row)
 {
 	strbuf_json_next(b);
 	strbuf_adds(b, "{");
-	api_write_sandbox(b, c, row);
+	api_write_sandbox(b, a, row);
 	strbuf_adds(b, "}");
 }
 
@@ -64,12 +66,13 @@ void api_reply_sandbox(struct request *r, unsigned int status, struct sandbox_ro
 {
 	struct strbuf b = {0};
 
-	write_sandbox(&b, manager_config(api_manager(r)), row);
+	write_sandbox(&b, r->app, row);
 	sandbox_row_fini(row);
 	reply_json(r, status, &b);
 }
 
-void api_reply_new_sandbox(struct request *r, int rc, struct sandbox *s, const struct err *e)
+void api_reply_new_sandbox(struct request *r, int rc, struct sandbox *s, const char *preview_token,
+			   const struct err *e)
 {
 	struct sandbox_row row;
 	struct strbuf b = {0};
@@ -84,7 +87,9 @@ void api_reply_new_sandbox(struct request *r, int rc, struct sandbox *s, const s
 		return;
 	}
 	strbuf_adds(&b, "{");
-	api_write_sandbox(&b, manager_config(api_manager(r)), &row);
+	api_write_sandbox(&b, r->app, &row);
+	if (preview_token[0])
+		strbuf_json_str(&b, "previewAuthToken", preview_token);
 	api_write_cold(&b, sandbox_cold_reason(s));
 	strbuf_adds(&b, "}");
 	sandbox_row_fini(&row);
@@ -108,8 +113,7 @@ static const struct json_field create_fields[] = {
 /* A field that changes what the client gets must not be passed over in silence. */
 static bool asks_for_what_is_missing(struct request *r)
 {
-	static const char *const later[] = {"image", "snapshot", "secretStore", "previewAuth",
-					    "webhooks"};
+	static const char *const later[] = {"image", "snapshot", "secretStore", "webhooks"};
 
 	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
 		const json_t *v = json_object_get(r->json, later[i]);
@@ -135,16 +139,18 @@ void api_sandbox_create(struct request *r)
 	    .port = DEFAULT_PORT,
 	    .network = true,
 	};
+	struct preview_auth auth;
 	struct sandbox *s = NULL;
 	struct err e;
 	int rc;
 
 	if (!request_bind(r, create_fields, sizeof(create_fields) / sizeof(create_fields[0]),
 			  &spec) ||
-	    asks_for_what_is_missing(r))
+	    asks_for_what_is_missing(r) || !api_read_preview_auth(r, &auth))
 		return;
+	spec.preview_hash = auth.hash;
 	rc = sandbox_create(api_manager(r), &spec, &s, &e);
-	api_reply_new_sandbox(r, rc, s, &e);
+	api_reply_new_sandbox(r, rc, s, auth.token, &e);
 }
 
 void api_sandbox_list(struct request *r)
@@ -162,7 +168,7 @@ void api_sandbox_list(struct request *r)
 	}
 	strbuf_adds(&b, "[");
 	for (size_t i = 0; i < n; i++) {
-		write_sandbox(&b, manager_config(api_manager(r)), &rows[i]);
+		write_sandbox(&b, r->app, &rows[i]);
 		sandbox_row_fini(&rows[i]);
 	}
 	strbuf_adds(&b, "]");

@@ -58,6 +58,11 @@ const struct route api_routes[] = {
     {"GET", SB "/files/list", api_file_list, 0, NULL, NULL},
     {"POST", SB "/files/mkdir", api_file_mkdir, 0, NULL, NULL},
 
+    {"POST", SB "/preview", api_preview_create, 0, NULL, NULL},
+    {"GET", SB "/preview", api_preview_list, 0, NULL, NULL},
+    {"DELETE", SB "/preview/:port", api_preview_delete, 0, NULL, NULL},
+    {"POST", SB "/preview/rotate", api_preview_rotate, 0, NULL, NULL},
+
     /* Not built yet. */
     {"GET", SB "/exec/:sid", LATER = "attaching to a command"},
     {"POST", SB "/files/download-url", LATER = "signed URLs"},
@@ -102,10 +107,6 @@ const struct route api_routes[] = {
     {"GET", "/secret-stores/:store/secrets", LATER = "secret stores"},
     {"PUT", "/secret-stores/:store/secrets/:name", LATER = "secret stores"},
     {"DELETE", "/secret-stores/:store/secrets/:name", LATER = "secret stores"},
-    {"POST", SB "/preview", LATER = "preview URLs"},
-    {"GET", SB "/preview", LATER = "preview URLs"},
-    {"DELETE", SB "/preview/:port", LATER = "preview URLs"},
-    {"POST", SB "/preview/rotate", LATER = "preview URLs"},
     {"POST", SB "/scale", LATER = "scaling"},
     {"PUT", SB "/limits", LATER = "scaling"},
     {"GET", SB "/autoscale", LATER = "scaling"},

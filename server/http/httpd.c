@@ -281,6 +281,7 @@ static int start_daemon(struct httpd *h, struct err *e)
 
 static int open_listeners(struct httpd *h, struct err *e)
 {
+	unsigned int port = 0;
 	char name[256];
 
 	for (size_t i = 0; i < h->config.n_listen; i++) {
@@ -290,7 +291,11 @@ static int open_listeners(struct httpd *h, struct err *e)
 			return rc;
 		h->n_listeners++;
 		log_info("listening on %s", listen_name(&h->listeners[i], name, sizeof(name)));
+		if (!port)
+			port = listen_port(&h->listeners[i]);
 	}
+	if (h->config.bound)
+		h->config.bound(h->config.app, port);
 	return 0;
 }
 

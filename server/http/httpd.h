@@ -25,6 +25,8 @@ struct httpd_config {
 	const struct route *routes;
 	size_t n_routes;
 	void *app; /* handed to handlers */
+	/* Called before anything is served, with the port of the first TCP listener or 0. */
+	void (*bound)(void *app, unsigned int tcp_port);
 };
 
 struct httpd;

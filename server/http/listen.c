@@ -130,6 +130,17 @@ void listen_close(struct listener *l)
 	l->unix_path = NULL;
 }
 
+unsigned int listen_port(const struct listener *l)
+{
+	struct sockaddr_storage sa = {0};
+	socklen_t len = sizeof(sa);
+
+	if (l->unix_path || getsockname(l->fd, (struct sockaddr *)&sa, &len))
+		return 0;
+	/* Both families have the port at the same place. */
+	return ntohs(((const struct sockaddr_in *)&sa)->sin_port);
+}
+
 const char *listen_name(const struct listener *l, char *buf, size_t len)
 {
 	struct sockaddr_storage sa = {0};

@@ -28,6 +28,9 @@ int listen_open(struct listener *l, const char *text, struct err *e);
 /* Close and remove the socket file. Idempotent. */
 void listen_close(struct listener *l);
 
+/* The TCP port; 0 for a Unix socket. */
+unsigned int listen_port(const struct listener *l);
+
 /* Where it listens, with the port that the kernel chose for port 0. @buf is returned. */
 const char *listen_name(const struct listener *l, char *buf, size_t len);
 

@@ -91,6 +91,8 @@ struct fork_spec {
 	int64_t timeout_s;
 	int64_t cpus, memory_mib; /* 0: as captured; others than captured: it boots from the disk */
 	json_t *envs, *metadata;  /* over those of the checkpoint; NULL: none */
+	const char
+	    *preview_hash; /* as in struct sandbox_spec; that of the source is not inherited */
 };
 
 /**

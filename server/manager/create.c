@@ -184,6 +184,8 @@ static int fill_row(struct manager *m, struct sandbox_row *row, const struct san
 	row->timeout_s = spec->timeout_s;
 	row->port = spec->port;
 	row->network = spec->network;
+	if (spec->preview_hash)
+		snprintf(row->preview_hash, sizeof(row->preview_hash), "%s", spec->preview_hash);
 	row->envs = spec->envs ? json_deep_copy(spec->envs) : json_object();
 	row->metadata = spec->metadata ? json_deep_copy(spec->metadata) : json_object();
 	row->tags = json_object();

@@ -76,7 +76,8 @@ struct sandbox_spec {
 	const char *alias;
 	int64_t cpus, memory_mib, disk_mib, timeout_s, port;
 	bool network;
-	json_t *envs, *metadata; /* objects of strings, or NULL */
+	json_t *envs, *metadata;  /* objects of strings, or NULL */
+	const char *preview_hash; /* of the token for its previews, or NULL */
 };
 
 /**

@@ -184,6 +184,7 @@ static int fork_pinned(struct manager *m, struct checkpoint_row *c, const struct
 	    .network = c->network,
 	    .envs = merge(c->envs, f->envs),
 	    .metadata = merge(c->metadata, f->metadata),
+	    .preview_hash = f->preview_hash,
 	};
 	struct sandbox_origin origin = {.checkpoint = c};
 	int rc = -ENOMEM;

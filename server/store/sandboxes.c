@@ -105,6 +105,7 @@ static void bind_sandbox(sqlite3_stmt *st, const struct sandbox_row *row)
 	bind_text(st, 27, row->patch_error);
 	bind_json(st, 28, row->tags);
 	sqlite3_bind_int64(st, 29, row->tagged_ms);
+	bind_text(st, 30, row->preview_hash);
 }
 
 int store_sandbox_insert(struct store *s, const struct sandbox_row *row, struct err *e)
@@ -192,6 +193,7 @@ static int read_row(sqlite3_stmt *st, struct sandbox_row *row)
 	row->patch_error = column_text(st, 26);
 	row->tags = column_json(st, 27);
 	row->tagged_ms = sqlite3_column_int64(st, 28);
+	column_id(st, 29, row->preview_hash, sizeof(row->preview_hash));
 	if (!rc && row->template && row->alias && row->envs && row->metadata && row->tags &&
 	    row->base_image)
 		return 0;

@@ -6,7 +6,8 @@
 	"id, status, deleted, template, alias, error, cpus, memory_mib, disk_mib, timeout_s, "     \
 	"port, network, envs, metadata, created_ms, ended_ms, vmm_pid, base_image, layers, "       \
 	"pending, pending_checkpoint, hibernation, hibernation_bytes, from_checkpoint, "           \
-	"current_checkpoint, patch_sequence, patch_error, tags, tagged_ms"
+	"current_checkpoint, patch_sequence, patch_error, tags, tagged_ms, "                       \
+	"preview_hash"
 
 #define CP_COLUMNS                                                                                 \
 	"id, sandbox_id, name, is_template, automatic, is_full, promote, is_public, cold, "        \
@@ -15,19 +16,22 @@
 	"network, "                                                                                \
 	"template, envs, metadata, ram_bytes, state_bytes, disk_bytes, created_ms, done_ms"
 
+#define PREVIEW_COLUMNS "id, sandbox_id, port, custom, auth_config, created_ms"
+
 #define MARKS_27 "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
 #define MARKS_28 MARKS_27 ",?"
-#define MARKS_29 MARKS_28 ",?"
+#define MARKS_30 MARKS_28 ",?,?"
 
 #define PARENT_OF_1 "(SELECT parent FROM checkpoints WHERE id=?1)"
 
 const char *const store_statements[ST_COUNT] = {
-    [ST_INSERT] = "INSERT INTO sandboxes (" COLUMNS ") VALUES (" MARKS_29 ")",
+    [ST_INSERT] = "INSERT INTO sandboxes (" COLUMNS ") VALUES (" MARKS_30 ")",
     [ST_UPDATE] = "UPDATE sandboxes SET status=?2, error=?6, cpus=?7, memory_mib=?8, disk_mib=?9, "
 		  "timeout_s=?10, ended_ms=?16, vmm_pid=?17, base_image=?18, layers=?19, "
 		  "pending=?20, pending_checkpoint=?21, hibernation=?22, hibernation_bytes=?23, "
 		  "from_checkpoint=?24, current_checkpoint=?25, patch_sequence=?26, "
-		  "patch_error=?27, tags=?28, tagged_ms=?29 WHERE id=?1 AND deleted=0",
+		  "patch_error=?27, tags=?28, tagged_ms=?29, preview_hash=?30 "
+		  "WHERE id=?1 AND deleted=0",
     [ST_PATCHED] = "UPDATE sandboxes SET patch_sequence=?2, patch_error=?3 WHERE id=?1",
     [ST_ENDED] = "UPDATE sandboxes SET status=?2, error=?3, ended_ms=?4 WHERE id=?1 AND deleted=0",
     [ST_DELETED] = "UPDATE sandboxes SET status='stopped', deleted=1, "
@@ -66,4 +70,11 @@ const char *const store_statements[ST_COUNT] = {
     [ST_PATCH_EACH] = "SELECT id, checkpoint_id, sequence, script, description, created_ms FROM "
 		      "patches WHERE checkpoint_id=?1 AND sequence>?2 ORDER BY sequence",
     [ST_PATCH_DELETE] = "DELETE FROM patches WHERE checkpoint_id=?1 AND id=?2",
+
+    [ST_PREVIEW_INSERT] = "INSERT INTO previews (" PREVIEW_COLUMNS ") "
+			  "SELECT ?1, id, ?3, ?4, ?5, ?6 FROM sandboxes WHERE id=?2 AND deleted=0",
+    [ST_PREVIEW_GET] = "SELECT " PREVIEW_COLUMNS " FROM previews WHERE sandbox_id=?1 AND port=?2",
+    [ST_PREVIEW_EACH] =
+	"SELECT " PREVIEW_COLUMNS " FROM previews WHERE sandbox_id=?1 ORDER BY port",
+    [ST_PREVIEW_DELETE] = "DELETE FROM previews WHERE sandbox_id=?1 AND port=?2",
 };

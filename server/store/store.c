@@ -49,6 +49,14 @@ static const char *const migrations[STORE_SCHEMA_VERSION] = {
 
     "ALTER TABLE sandboxes ADD COLUMN tags TEXT NOT NULL DEFAULT '{}';"
     "ALTER TABLE sandboxes ADD COLUMN tagged_ms INTEGER NOT NULL DEFAULT 0;",
+
+    "ALTER TABLE sandboxes ADD COLUMN preview_hash TEXT NOT NULL DEFAULT '';"
+    "CREATE TABLE previews ("
+    " id TEXT PRIMARY KEY, sandbox_id TEXT NOT NULL, port INTEGER NOT NULL, custom TEXT,"
+    " auth_config TEXT NOT NULL, created_ms INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE UNIQUE INDEX previews_by_port ON previews (sandbox_id, port);"
+    "CREATE TRIGGER previews_go AFTER UPDATE OF deleted ON sandboxes WHEN NEW.deleted=1 "
+    "BEGIN DELETE FROM previews WHERE sandbox_id=NEW.id; END;",
 };
 
 /* --- opening -------------------------------------------------------------------------- */

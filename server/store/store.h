@@ -21,7 +21,7 @@
 
 #include "lib/err.h"
 
-#define STORE_SCHEMA_VERSION 3
+#define STORE_SCHEMA_VERSION 4
 
 enum sandbox_status {
 	SANDBOX_RUNNING,
@@ -35,6 +35,7 @@ const char *sandbox_status_name(enum sandbox_status s);
 
 #define SANDBOX_ID_SIZE 32
 #define UUID_SIZE	40 /* 36 characters and a NUL */
+#define HASH_SIZE	65 /* SHA-256 in hexadecimal and a NUL */
 
 /* Disk layers by id (layers/<id>.layer), oldest first; the base image is not one of them. */
 struct chain {
@@ -80,6 +81,7 @@ struct sandbox_row {
 	char current_checkpoint[UUID_SIZE]; /* the parent of its next one; "": none */
 	int64_t patch_sequence;		    /* of the last patch that was applied */
 	char *patch_error;		    /* why the next one failed; may be NULL */
+	char preview_hash[HASH_SIZE];	    /* of the token that previews ask for; "": none */
 };
 
 enum checkpoint_status { CHECKPOINT_PROCESSING, CHECKPOINT_READY, CHECKPOINT_FAILED };
@@ -123,6 +125,17 @@ struct patch_row {
 };
 
 void patch_row_fini(struct patch_row *row);
+
+/* A preview URL that somebody has made. Previews work without, too. */
+struct preview_row {
+	char id[UUID_SIZE], sandbox_id[SANDBOX_ID_SIZE];
+	int64_t port;
+	char *custom;	     /* owned: preview_row_fini(); a host name of the client's, or NULL */
+	json_t *auth_config; /* owned; as it was given */
+	int64_t created_ms;
+};
+
+void preview_row_fini(struct preview_row *row);
 
 void sandbox_row_fini(struct sandbox_row *row);
 /* Return: 0 or -ENOMEM; @to is only to be released on success. */
@@ -218,5 +231,17 @@ int store_patch_each(struct store *s, const char *checkpoint_id,
 int store_patch_next(struct store *s, const char *checkpoint_id, int64_t after,
 		     struct patch_row *row, struct err *e);
 int store_patch_delete(struct store *s, const char *checkpoint_id, const char *id, struct err *e);
+
+/* --- previews; they go with their sandbox ---------------------------------------------------- */
+
+/* -EEXIST if the port has one, -ENOENT if there is no such sandbox (any more). */
+int store_preview_insert(struct store *s, const struct preview_row *row, struct err *e);
+/* -ENOENT if there is none. @row: preview_row_fini() on success. */
+int store_preview_get(struct store *s, const char *sandbox_id, int64_t port,
+		      struct preview_row *row, struct err *e);
+/* Those of a sandbox, by port. */
+int store_preview_each(struct store *s, const char *sandbox_id,
+		       void (*fn)(void *arg, struct preview_row *row), void *arg, struct err *e);
+int store_preview_delete(struct store *s, const char *sandbox_id, int64_t port, struct err *e);
 
 #endif

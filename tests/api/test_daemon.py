@@ -118,7 +118,8 @@ def a_damaged_database_is_a_clear_error():
 
 @test
 def sandboxes_survive_a_clean_restart():
-    with Server() as s:
+    # By itself the domain of previews has the port, which the kernel chooses anew.
+    with Server("--sandbox-domain", "d.example") as s:
         b = s.create(envs={"A": "1"}, metadata={"m": "x"})
         b.request("PUT", "/files?path=f", b"data").expect(204)
         pid, before = b.pid(), b.info()

@@ -160,3 +160,69 @@ Test(store, a_newer_schema_is_refused)
 	sqlite3_close(db);
 	open_store();
 }
+
+static void collect_port(void *arg, struct preview_row *row)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%lld%s ", (long long)row->port,
+		 row->custom ? row->custom : "");
+	strcat(arg, text);
+}
+
+static void expect_previews(const char *id, const char *ports)
+{
+	char found[256] = "";
+
+	cr_assert_eq(store_preview_each(store, id, collect_port, found, NULL), 0);
+	cr_assert_str_eq(found, ports);
+}
+
+static int insert_preview(const char *id, const char *sandbox, int64_t port, const char *custom)
+{
+	struct preview_row row = {.port = port, .custom = (char *)custom, .created_ms = 5};
+
+	snprintf(row.id, sizeof(row.id), "%s", id);
+	snprintf(row.sandbox_id, sizeof(row.sandbox_id), "%s", sandbox);
+	return store_preview_insert(store, &row, NULL);
+}
+
+Test(store, previews_are_one_per_port_and_go_with_their_sandbox)
+{
+	struct preview_row row;
+
+	insert("a", 1);
+	insert("b", 2);
+	cr_assert_eq(insert_preview("p1", "a", 8080, NULL), 0);
+	cr_assert_eq(insert_preview("p2", "a", 80, "x.example"), 0);
+	cr_assert_eq(insert_preview("p3", "b", 80, NULL), 0);
+	cr_assert_eq(insert_preview("p4", "a", 80, NULL), -EEXIST);
+	cr_assert_eq(insert_preview("p5", "nope", 80, NULL), -ENOENT);
+	expect_previews("a", "80x.example 8080 ");
+	cr_assert_eq(store_preview_get(store, "a", 80, &row, NULL), 0);
+	cr_assert(!strcmp(row.id, "p2") && !strcmp(row.custom, "x.example") && row.created_ms == 5);
+	cr_assert_eq(json_object_size(row.auth_config), 0);
+	preview_row_fini(&row);
+	cr_assert_eq(store_preview_delete(store, "a", 81, NULL), -ENOENT);
+	cr_assert_eq(store_preview_delete(store, "a", 80, NULL), 0);
+	cr_assert_eq(store_preview_get(store, "a", 80, &row, NULL), -ENOENT);
+	store_sandbox_set_deleted(store, "a", 10, NULL);
+	expect_previews("a", "");
+	expect_previews("b", "80 ");
+	cr_assert_eq(insert_preview("p6", "a", 80, NULL), -ENOENT, "it was deleted");
+}
+
+Test(store, the_hash_of_a_preview_token_is_kept)
+{
+	struct sandbox_row row;
+
+	insert("a", 1);
+	cr_assert_eq(store_sandbox_get(store, "a", &row, NULL), 0);
+	cr_assert_str_eq(row.preview_hash, "");
+	strcpy(row.preview_hash, "abc");
+	cr_assert_eq(store_sandbox_update(store, &row, NULL), 0);
+	sandbox_row_fini(&row);
+	cr_assert_eq(store_sandbox_get(store, "a", &row, NULL), 0);
+	cr_assert_str_eq(row.preview_hash, "abc");
+	sandbox_row_fini(&row);
+}
