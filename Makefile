@@ -183,11 +183,12 @@ img: $(B)/dormouse-img
 	@tests/run tap img tests/img/run
 
 # --- kvm: tiny guests through dormouse-vmm and its control socket, on the native /dev/kvm ---
+GUEST_LINK = $(CC) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,max-page-size=4096 \
+	-Wl,--no-warn-rwx-segments -T tests/guests/guest.ld
 GUESTS := $(patsubst tests/guests/%.S,$(B)/guests/%.elf,$(wildcard tests/guests/*.S))
 $(B)/guests/%.elf: tests/guests/%.S tests/guests/guest.ld $(wildcard tests/guests/*.inc)
 	@mkdir -p $(@D)
-	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,--no-warn-rwx-segments \
-		-T tests/guests/guest.ld -o $@ $<
+	$(GUEST_LINK) -o $@ $<
 $(B)/test/kvm: $(call objs,obj,$(wildcard tests/kvm/*.c)) $(call arch,obj,lib)
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ $(libs_json) -lpthread
@@ -224,8 +225,15 @@ $(B)/fault/dormouse-vmm: $(B)/obj/vmm/main.o $(call arch,obj,vmm snapshot device
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
 
+# What a real ext4 writes, recorded once, and a guest that writes it again.
+$(B)/test/ext4.trace: tests/fault/record | kernel
+	@mkdir -p $(@D)
+	tests/fault/record $(B)/kernel $(B)/test/ext4.base $@
+$(B)/test/replay.elf: tests/fault/replay.S tests/guests/guest.ld $(wildcard tests/guests/*.inc) $(B)/test/ext4.trace
+	$(GUEST_LINK) -I. -o $@ $<
+
 .PHONY: fault
-fault: $(PROGRAMS) $(B)/fault/dormouse-vmm $(B)/test/fault.so $(GUESTS)
+fault: $(PROGRAMS) $(B)/fault/dormouse-vmm $(B)/test/fault.so $(B)/test/replay.elf $(GUESTS)
 	@tests/run tap fault tests/fault/run
 
 # --- the lab (docs/lab.md) and the tests that need Linux guests ------------------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dormouse-vmm with a tiny guest (tests/guests/disk.S), driven over its control socket."""
+"""A dormouse-vmm with a tiny guest that writes to its disk, driven over its control socket."""
 import ctypes
 import json
 import os
@@ -12,8 +12,99 @@ import time
 from faults import BUILD, environment, program
 
 LIMIT = 60  # of every wait: the end of a hopeless case, never a measure
-SECTORS = 64
-KERNEL = os.path.join(BUILD, "guests", "disk.elf")
+
+
+class Numbers:
+    """tests/guests/disk.S: it counts, in a ring of sectors. Any disk will do."""
+
+    kernel = os.path.join(BUILD, "guests", "disk.elf")
+    sectors = 64
+    round_exits = sectors * 4
+
+    @staticmethod
+    def make_base(path):
+        with open(path, "wb") as f:
+            f.truncate(1 << 20)
+
+    def look(self, machine):
+        pass
+
+    def note(self):
+        return ""
+
+    @classmethod
+    def check(cls, raw):
+        """Every sector has a number that belongs there."""
+        with open(raw, "rb") as f:
+            for i in range(cls.sectors):
+                value = struct.unpack("<Q", f.read(512)[:8])[0]
+                assert value == 0 or value % cls.sectors == i, f"sector {i} has {value}"
+
+
+class Ext4:
+    """tests/fault/replay.S: it writes what an ext4 wrote, in its order."""
+
+    kernel = os.path.join(BUILD, "test", "replay.elf")
+    round_exits = 16
+
+    def __init__(self):
+        self.cut_off = self.late = 0
+        with open(os.path.join(BUILD, "test", "ext4.base"), "rb") as f:
+            self.before = f.read()
+        self.writes = recorded(os.path.join(BUILD, "test", "ext4.trace"))
+
+    def make_base(self, path):
+        with open(path, "wb") as f:
+            f.write(self.before)
+
+    def look(self, machine):
+        """At a machine that the fault has met."""
+        self.cut_off += 1
+        self.late += machine.printed("replayed")
+
+    def note(self):
+        assert self.late < self.cut_off, "all came when everything was written: the recording is too short"
+        return f", {self.late} of them after the last of the recorded" if self.late else ""
+
+    def check(self, raw):
+        """The disk is one that the recorded file system had, and e2fsck finds nothing to mend there."""
+        with open(raw, "rb") as f:
+            assert self.was_there(f.read()), "what is on the disk was never on it at one time"
+        # What a mount does: it finishes the journal, and adds up the counters of the groups.
+        said = e2fsck("-p", raw)
+        assert ": clean, " in said, said
+        e2fsck("-fn", raw)
+
+    def was_there(self, disk):
+        """Some first ones of the writes, and maybe a part of the next, and nothing else."""
+        now = bytearray(self.before)
+        assert len(disk) == len(now), f"{len(disk)} bytes"
+        differ = sum(now[i:i + 512] != disk[i:i + 512] for i in range(0, len(disk), 512))
+        for at, data in self.writes:
+            there = disk[at:at + len(data)]
+            old = sum(now[at + i:at + i + 512] != there[i:i + 512] for i in range(0, len(data), 512))
+            new = sum(data[i:i + 512] != there[i:i + 512] and now[at + i:at + i + 512] != there[i:i + 512]
+                      for i in range(0, len(data), 512))
+            if old == differ and not new:
+                return True
+            now[at:at + len(data)] = data
+            differ += sum(data[i:i + 512] != there[i:i + 512] for i in range(0, len(data), 512)) - old
+        return not differ
+
+
+def recorded(path):
+    """The writes of a trace (tests/fault/record): where, and what."""
+    with open(path, "rb") as f:
+        trace = f.read()
+    records = struct.iter_unpack("<QQQQ", trace[32:32 * (1 + struct.unpack_from("<Q", trace)[0])])
+    return [(sector * 512, trace[at:at + n]) for sector, n, kind, at in records if kind == 1]
+
+
+def e2fsck(how, raw):
+    p = subprocess.run(["e2fsck", how, raw], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                       timeout=LIMIT, check=False)
+    assert p.returncode == 0, f"e2fsck {how}: status {p.returncode}: {p.stdout}"
+    return p.stdout
 
 
 class Refused(Exception):
@@ -39,8 +130,8 @@ def wait_for(what, predicate):
 class Machine:
     """One process; its files are in a directory that others may use as well."""
 
-    def __init__(self, folder, name, count=None, action=""):
-        self.folder, self.name = folder, name
+    def __init__(self, folder, name, count=None, action="", guest=Numbers()):
+        self.folder, self.name, self.guest = folder, name, guest
         self.console = f"{folder}/{name}.console"
         self.socket_path = f"{folder}/{name}.sock"
         vmm = program("fault/dormouse-vmm" if count else "dormouse-vmm")
@@ -115,8 +206,8 @@ class Machine:
         return self.call("metrics")["metrics"]["exits_total"]
 
     def run_on(self, rounds=1):
-        """The guest goes on, around its ring, and everything is as it left it."""
-        until = self.exits() + rounds * SECTORS * 4
+        """The guest goes on, and everything is as it left it."""
+        until = self.exits() + rounds * self.guest.round_exits
         wait_for("the guest to go on", lambda: self.exits() >= until)
         assert not self.printed("torn"), "disk and memory are of different instants"
 
@@ -148,12 +239,11 @@ class Machine:
 class Store:
     """The files of a test: a base, layers, checkpoints."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, guest=Numbers()):
+        self.folder, self.guest = folder, guest
         self.base = f"{folder}/base"
         os.mkdir(f"{folder}/store")
-        with open(self.base, "wb") as f:
-            f.truncate(1 << 20)
+        guest.make_base(self.base)
 
     def path(self, name):
         return f"{self.folder}/store/{name}"
@@ -165,7 +255,7 @@ class Store:
         return [{"path": self.base, "layers": [self.path(x) for x in layers[:-1]], "overlay": self.path(layers[-1])}]
 
     def shape(self, machine, *layers):
-        return {"kernel": KERNEL, "memory_mib": 64, "console": machine.console, "disks": self.disk(*layers)}
+        return {"kernel": self.guest.kernel, "memory_mib": 64, "console": machine.console, "disks": self.disk(*layers)}
 
     def boot(self, machine, *layers):
         machine.call("configure", **self.shape(machine, *layers))
@@ -197,17 +287,14 @@ class Store:
         return [layer for layer, _ in found]
 
     def check_disk(self, *layers):
-        """The layers are sound, and every sector has a number that belongs there."""
+        """The layers are sound, and what is on the disk was on it at some instant."""
         paths = [self.path(x) for x in layers]
         if not begun(paths[-1]):
             paths.pop()  # whoever made it did not get far: it is made anew when it is opened
         tool(["check", "--base", self.base, *paths])
         raw = f"{self.folder}/raw"
         tool(["export", "--base", self.base, "--out", raw, *paths])
-        with open(raw, "rb") as f:
-            for i in range(SECTORS):
-                value = struct.unpack("<Q", f.read(512)[:8])[0]
-                assert value == 0 or value % SECTORS == i, f"sector {i} has {value}"
+        self.guest.check(raw)
         os.unlink(raw)
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 
 from faults import Count, Scratch, points, tally
-from machine import Gone, Machine, Refused, Store, become_subreaper, begun, tool
+from machine import Ext4, Gone, Machine, Numbers, Refused, Store, become_subreaper, begun, tool
 
 MORE = 3  # writes of the guest's own disk come in between: a run may have a few more than another
 
@@ -17,10 +17,10 @@ MORE = 3  # writes of the guest's own disk come in between: a run may have a few
 class Case:
     """A machine, a store, and what an operation did before it was cut off."""
 
-    def __init__(self, folder, action, count):
-        self.store = Store(folder)
+    def __init__(self, folder, action, count, guest):
+        self.store = Store(folder, guest)
         self.action = action
-        self.machine = Machine(folder, "subject", count, action)
+        self.machine = Machine(folder, "subject", count, action, guest)
         self.answered = self.failed = False
         self.why = ""
 
@@ -31,7 +31,7 @@ class Case:
         m.run_on()
 
     def other(self, name):
-        return Machine(self.store.folder, name)
+        return Machine(self.store.folder, name, guest=self.store.guest)
 
     def goes_on(self, name, how):
         """Somebody else restores something, and it runs."""
@@ -51,6 +51,7 @@ class Case:
 
     def check_old(self):
         self.goes_on("old", lambda m: self.store.restore(m, "old", "top0", "fork-old"))
+        self.store.check_disk("top0", "fork-old")
 
     def check_disk(self):
         """It can be read as it is, and a machine takes it."""
@@ -72,6 +73,8 @@ class Case:
             self.goes_on("new", lambda m: self.store.restore(m, "new", *layers, "fork-new"))
         except Refused as e:
             assert not self.answered, f"it was announced, and cannot be restored: {e}"
+        else:
+            self.store.check_disk(*layers, "fork-new")
 
 
 COUNTING = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
@@ -176,11 +179,11 @@ class Rollback(Case):
 
 
 # --- the sweeps ------------------------------------------------------------------------------------
-def one(kind, action, at):
+def one(kind, action, guest, at):
     """Return: how many writes there were, or whether the fault was met."""
     count = Count()
     with Scratch() as folder:
-        case = kind(folder, action, count)
+        case = kind(folder, action, count, guest)
         try:
             case.prepare()
             point, before = count.arm(at), count.value()
@@ -193,6 +196,8 @@ def one(kind, action, at):
                 case.failed, case.why = True, str(e)
             met, total = at and count.value() >= point, count.value() - before
             count.arm(0)
+            if met:
+                guest.look(case.machine)
             verdict(case, action, ended or case.machine.process.poll() is not None, met)
             return met if at else total
         finally:
@@ -216,19 +221,19 @@ def verdict(case, action, ended, met):
     case.check()
 
 
-def sweep(kind, action):
-    total = one(kind, action, 0)
+def sweep(kind, action, guest):
+    total = one(kind, action, guest, 0)
     assert total > 0, "no write was seen: the shim is not in place"
     chosen = points(total)
     for at in chosen:
         try:
-            one(kind, action, at)
+            one(kind, action, guest, at)
         except Exception as e:
             raise AssertionError(f"{action} at write {at} of {total}: {type(e).__name__}: {e}") from e
     at = total
-    while len(chosen) == total and at < total + MORE and one(kind, action, at + 1):
+    while len(chosen) == total and at < total + MORE and one(kind, action, guest, at + 1):
         at += 1
-    return tally(chosen, total)
+    return tally(chosen, total) + guest.note()
 
 
 def upkeep():
@@ -275,6 +280,9 @@ def restored(name, s, **more):
 become_subreaper()
 ACTIONS = {"kill": "killed at each write", "tear": "killed in the middle of each write",
            "ENOSPC": "no space from each write on", "EIO": "I/O errors from each write on"}
-TESTS = [(f"dormouse-vmm {kind.__name__.lower()}, {what}", lambda k=kind, a=action: sweep(k, a))
-         for kind in (Checkpoint, Hibernate, Restore, Rollback) for action, what in ACTIONS.items()]
+KINDS = (Checkpoint, Hibernate, Restore, Rollback)
+TESTS = [(f"dormouse-vmm {kind.__name__.lower()}, {what}", lambda k=kind, a=action: sweep(k, a, Numbers()))
+         for kind in KINDS for action, what in ACTIONS.items()]
+TESTS += [(f"dormouse-vmm {kind.__name__.lower()} under an ext4, {ACTIONS[action]}",
+           lambda k=kind, a=action: sweep(k, a, Ext4())) for kind in KINDS for action in ("kill", "tear")]
 TESTS.append(("dormouse-vmm goes on while layers are merged and images packed", upkeep))
