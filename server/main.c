@@ -84,11 +84,14 @@ static int serve(const struct config *c, const sigset_t *signals, struct err *e)
 		rc = auth_keys_load(c->api_key_file, &keys, e);
 	if (!rc)
 		rc = manager_start(c, &manager, e);
+	if (!rc)
+		rc = signer_open(&api.signer, c->state, e);
 	if (!rc) {
 		struct httpd_config h = {
 		    .listen = (const char *const *)c->listen.items,
 		    .n_listen = c->listen.n,
 		    .keys = keys,
+		    .token_good = api_token_good,
 		    .routes = api_routes,
 		    .n_routes = api_routes_count,
 		    .app = &api,

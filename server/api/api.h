@@ -4,6 +4,7 @@
 #define SERVER_API_API_H
 
 #include "server/http/request.h"
+#include "server/http/signer.h"
 #include "server/manager/manager.h"
 #include "server/manager/preview.h"
 
@@ -13,6 +14,7 @@
 struct api {
 	struct manager *manager;
 	char domain[API_DOMAIN_SIZE]; /* suffix of the host names of previews */
+	struct signer signer;
 };
 
 /* The one table. */
@@ -44,7 +46,7 @@ void api_workers(struct request *r);
 
 /* sandboxes.c */
 /* The members of a sandbox object (api.md 3.3), into an object that is open. */
-void api_write_sandbox(struct strbuf *b, const struct api *a, const struct sandbox_row *row);
+void api_write_sandbox(struct strbuf *b, const struct request *r, const struct sandbox_row *row);
 /* Members of an object, that it was booted instead of going on; none if @reason is "". */
 void api_write_cold(struct strbuf *b, const char *reason);
 /* A whole reply with it; releases the row. */
@@ -57,6 +59,15 @@ void api_sandbox_list(struct request *r);
 void api_sandbox_get(struct request *r);
 void api_sandbox_delete(struct request *r);
 void api_sandbox_console(struct request *r);
+
+/* access.c */
+/* The address that the client used, or --public-url. Return: false if there is none. */
+bool api_base_url(const struct request *r, char *url, size_t size);
+/* Is @token that of the sandbox which the route's first parameter names? */
+bool api_token_good(const struct request *r, const char *token);
+/* The members token and connectURL of an object that is open. */
+void api_write_access(struct strbuf *b, const struct request *r, const struct sandbox_row *row);
+void api_token_refresh(struct request *r);
 
 /* tags.c */
 /* Members of an object that is open. */
@@ -120,5 +131,11 @@ void api_file_read(struct request *r);
 void api_file_remove(struct request *r);
 void api_file_list(struct request *r);
 void api_file_mkdir(struct request *r);
+
+/* signed.c */
+extern const struct upload_ops api_file_upload;
+void api_file_download_url(struct request *r);
+void api_file_upload_url(struct request *r);
+void api_file_download(struct request *r);
 
 #endif

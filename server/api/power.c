@@ -58,7 +58,7 @@ void api_sandbox_wake(struct request *r)
 		return;
 	}
 	strbuf_adds(&b, "{");
-	api_write_sandbox(&b, r->app, &row);
+	api_write_sandbox(&b, r, &row);
 	api_write_cold(&b, w.cold ? w.reason : "");
 	strbuf_adds(&b, "}");
 	sandbox_row_fini(&row);

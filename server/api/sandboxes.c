@@ -12,16 +12,16 @@
 #define DEFAULT_PORT	  80
 
 /* Fields in the order of api.md 3.3. */
-void api_write_sandbox(struct strbuf *b, const struct api *a, const struct sandbox_row *row)
+void api_write_sandbox(struct strbuf *b, const struct request *r, const struct sandbox_row *row)
 {
+	const struct api *a = r->app;
 	const struct config *c = manager_config(a->manager);
 
 	strbuf_json_str(b, "sandboxID", row->id);
 	strbuf_json_str(b, "status", sandbox_status_name(row->status));
 	strbuf_json_str(b, "templateID", row->template);
 	strbuf_json_str(b, "template", row->template);
-	strbuf_json_str(b, "token", "");
-	strbuf_json_str(b, "connectURL", "");
+	api_write_access(b, r, row);
 	strbuf_json_str(b, "region", c->region);
 	strbuf_json_str(b, "workerID", API_WORKER_ID);
 	strbuf_json_str(b, "sandboxDomain", a->domain);
@@ -54,11 +54,11 @@ void api_write_cold(struct strbuf *b, const char *reason)
 	strbuf_json_str(b, "message", reason);
 }
 
-static void write_sandbox(struct strbuf *b, const struct api *a, const struct sandbox_row *row)
+static void write_sandbox(struct strbuf *b, const struct request *r, const struct sandbox_row *row)
 {
 	strbuf_json_next(b);
 	strbuf_adds(b, "{");
-	api_write_sandbox(b, a, row);
+	api_write_sandbox(b, r, row);
 	strbuf_adds(b, "}");
 }
 
@@ -66,7 +66,7 @@ void api_reply_sandbox(struct request *r, unsigned int status, struct sandbox_ro
 {
 	struct strbuf b = {0};
 
-	write_sandbox(&b, r->app, row);
+	write_sandbox(&b, r, row);
 	sandbox_row_fini(row);
 	reply_json(r, status, &b);
 }
@@ -87,7 +87,7 @@ void api_reply_new_sandbox(struct request *r, int rc, struct sandbox *s, const c
 		return;
 	}
 	strbuf_adds(&b, "{");
-	api_write_sandbox(&b, r->app, &row);
+	api_write_sandbox(&b, r, &row);
 	if (preview_token[0])
 		strbuf_json_str(&b, "previewAuthToken", preview_token);
 	api_write_cold(&b, sandbox_cold_reason(s));
@@ -168,7 +168,7 @@ void api_sandbox_list(struct request *r)
 	}
 	strbuf_adds(&b, "[");
 	for (size_t i = 0; i < n; i++) {
-		write_sandbox(&b, r->app, &rows[i]);
+		write_sandbox(&b, r, &rows[i]);
 		sandbox_row_fini(&rows[i]);
 	}
 	strbuf_adds(&b, "]");

@@ -7,6 +7,7 @@
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "lib/fd.h"
 
@@ -82,24 +83,42 @@ bool auth_key_known(const struct auth_keys *k, const char *key)
 	return known;
 }
 
-bool auth_check(struct request *r, const struct auth_keys *k)
+/* The credentials of "Authorization: Bearer X", or NULL. */
+static const char *bearer(const struct request *r)
 {
-	const char *key = request_header(r, "X-API-Key");
+	static const char scheme[] = "Bearer ";
+	const char *value = request_header(r, "Authorization");
 
-	if (!key || !*key)
+	if (!value || strncasecmp(value, scheme, strlen(scheme)))
+		return NULL;
+	value += strlen(scheme);
+	return value + strspn(value, " ");
+}
+
+static bool has_text(const char *text)
+{
+	return text && *text;
+}
+
+bool auth_check(struct request *r, const struct auth_keys *k, auth_token_fn *token_good)
+{
+	const char *key = request_header(r, "X-API-Key"), *token = bearer(r);
+
+	if (!has_text(key))
 		key = url_query(&r->url, "api_key");
-	if (key && *key) {
-		if (auth_key_known(k, key))
+	if (has_text(key)) {
+		if (auth_key_known(k, key) || token_good(r, key))
 			return true;
 		reply_error(r, 403, "invalid API key");
 		return false;
 	}
-	if (request_header(r, "Authorization")) {
-		/* Bearer is for sandbox tokens, of which this server gives out none: a key sent so
-		 * must not work, or a leaked client setting would turn it into one. */
+	if (!has_text(token))
+		token = url_query(&r->url, "token");
+	if (has_text(token) && token_good(r, token))
+		return true;
+	if (has_text(token) || request_header(r, "Authorization"))
 		reply_error(r, 403, "invalid token (an API key belongs into X-API-Key)");
-		return false;
-	}
-	reply_error(r, 401, "missing API key");
+	else
+		reply_error(r, 401, "missing API key");
 	return false;
 }

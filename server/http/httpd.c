@@ -124,7 +124,7 @@ static void request_begin(struct httpd *h, struct request *r)
 	}
 	r->route = route_find(c->routes, c->n_routes, r->method, &r->url, r->param, allow);
 	if (!(r->route && (r->route->flags & ROUTE_OPEN)) && c->keys && !r->over_socket &&
-	    !auth_check(r, c->keys))
+	    !auth_check(r, c->keys, c->token_good))
 		return;
 	if (!r->route && *allow) {
 		reply_error(r, 405, "%s is not possible here, but %s", r->method, allow);

@@ -12,16 +12,16 @@
 #include <stddef.h>
 
 #include "lib/err.h"
+#include "server/http/auth.h"
 #include "server/http/request.h"
 
 #define HTTPD_MAX_LISTEN 16
-
-struct auth_keys;
 
 struct httpd_config {
 	const char *const *listen; /* "unix:PATH", "tcp:ADDR:PORT", "tcp:[V6]:PORT" */
 	size_t n_listen;
 	const struct auth_keys *keys; /* NULL: no credentials are asked for on TCP */
+	auth_token_fn *token_good;    /* on listeners where keys are asked for */
 	const struct route *routes;
 	size_t n_routes;
 	void *app; /* handed to handlers */

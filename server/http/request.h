@@ -42,7 +42,8 @@ struct upload_ops {
 	void (*abort)(struct request *r);
 };
 
-#define ROUTE_OPEN 1u /* needs no credentials */
+#define ROUTE_OPEN     1u /* needs no credentials */
+#define ROUTE_NO_TOKEN 2u /* needs an API key: the token of one sandbox is not enough */
 
 struct route {
 	const char *method;

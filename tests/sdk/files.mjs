@@ -257,6 +257,28 @@ for (const mib of [10, 100]) {
 	});
 }
 
+/** As a client without any key. */
+const anonymous = (method, signed, opts) => request(method, signed.slice(url.origin.length), { auth: false, ...opts });
+
+check('5.4 signed URLs read and write without a key, each for its own purpose, 100 MB, asleep or awake', async () => {
+	const sandbox = await shared();
+	const name = '/tmp/signed ü+&=?.bin';
+	const [up, down] = await Promise.all([sandbox.uploadUrl(name), sandbox.downloadUrl(name, { expiresIn: 600 })]);
+	assert.ok(up.startsWith(`${url.origin}/api/sandboxes/${sandbox.sandboxId}/files/upload?`) && up.includes('signature='), up);
+	const bytes = randomBytes(100 * MIB);
+	assert.equal((await anonymous('PUT', up, { body: bytes })).status, 204);
+	await sandbox.hibernate();
+	const answer = await anonymous('GET', down);
+	assert.equal(answer.status, 200);
+	assert.equal(sha256(answer.bytes), sha256(bytes));
+	assert.equal(await sandbox.isRunning(), true);
+	assertError(await anonymous('PUT', down.replace('/download?', '/upload?'), { body: 'x' }), 403, /invalid signature/);
+	assertError(await anonymous('GET', down.replace(/expires=\d+/, 'expires=1')), 403, /expired/);
+	assertError(await anonymous('GET', down.replace(/&signature=.*/, '')), 400, /signature/);
+	await sandbox.files.remove(name);
+	await assert.rejects(sandbox.downloadUrl(''), /400/);
+});
+
 check('18.9 20 files written and read at once keep to themselves', async () => {
 	const { files } = await shared();
 	const bodies = Array.from({ length: 20 }, (_, i) => randomBytes(1000 + 7919 * i));
