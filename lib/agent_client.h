@@ -9,8 +9,8 @@
  * a time. All calls block until the answer is there, unless said otherwise. A
  * connection belongs to one thread at a time, with two exceptions, which any
  * thread may call at any time while the connection lives: agent_conn_abort(),
- * and, while an exec runs on it, agent_exec_stdin(), _stdin_eof(), _signal()
- * and _ack() (so that a second thread can feed or kill what a first one reads).
+ * and, while an exec runs on it, agent_exec_stdin(), _stdin_eof(), _signal(),
+ * _winsize() and _ack() (so that a second thread can feed or kill what a first one reads).
  *
  * The guest is hostile: every length is checked, memory per connection is
  * bounded (about 64 KiB), and silence is bounded by the connection's timeout
@@ -110,7 +110,8 @@ struct agent_exec_spec {
 	const char *cwd;	/* NULL: home. Relative: to home. Missing: -ENOENT */
 	const char *user;	/* NULL: the sandbox user. Name or decimal uid */
 	uint32_t timeout_ms;	/* 0: none. The agent kills the whole process group */
-	uint32_t flags;		/* PROTO_EXEC_STDIN, PROTO_EXEC_DIE_WITH_CONN */
+	uint32_t flags;		/* PROTO_EXEC_* */
+	uint16_t rows, cols;	/* PROTO_EXEC_PTY: size of the terminal; 0: 24 and 80 */
 	bool manual_ack; /* the caller calls agent_exec_ack(); else a chunk is acknowledged when
 			  * the next event is asked for */
 };
@@ -209,6 +210,8 @@ ssize_t agent_exec_stdin(struct agent_conn *c, const void *buf, size_t len, stru
 int agent_exec_stdin_eof(struct agent_conn *c, struct err *e);
 /* Signal @signo (1-64) to the process group; no failure if it has ended already. */
 int agent_exec_signal(struct agent_conn *c, int signo, struct err *e);
+/* Another size for its terminal; SIGWINCH in any case. Sizes of 0 are refused. */
+int agent_exec_winsize(struct agent_conn *c, uint16_t rows, uint16_t cols, struct err *e);
 /*
  * manual_ack only: bytes below these offsets will never be asked for again. The agent
  * holds at most PROTO_WINDOW unacknowledged bytes per stream, then the process waits.

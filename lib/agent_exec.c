@@ -45,6 +45,10 @@ int agent_exec_start(struct agent_conn *c, const struct agent_exec_spec *s, stru
 		proto_put_tlv_u32(&c->out, PROTO_TAG_TIMEOUT_MS, PROTO_MANDATORY, s->timeout_ms);
 	if (s->flags)
 		proto_put_tlv_u32(&c->out, PROTO_TAG_EXEC_FLAGS, PROTO_MANDATORY, s->flags);
+	if (s->rows)
+		proto_put_tlv_u32(&c->out, PROTO_TAG_ROWS, PROTO_MANDATORY, s->rows);
+	if (s->cols)
+		proto_put_tlv_u32(&c->out, PROTO_TAG_COLS, PROTO_MANDATORY, s->cols);
 	return conn_request_send(c, e);
 }
 
@@ -161,6 +165,27 @@ int agent_exec_signal(struct agent_conn *c, int signo, struct err *e)
 	proto_buf_reset(&c->out);
 	proto_begin(&c->out, PROTO_SIGNAL, c->id);
 	proto_put_bytes(&c->out, number, sizeof(number));
+	proto_end(&c->out);
+	rc = conn_send(c, e);
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+int agent_exec_winsize(struct agent_conn *c, uint16_t rows, uint16_t cols, struct err *e)
+{
+	uint8_t size[4];
+	struct writer w = writer_of(size, sizeof(size));
+	int rc;
+
+	if (!rows || !cols)
+		return err_set(e, -EINVAL, "a terminal of %u rows and %u columns", rows, cols);
+	if (!exec_lock(c))
+		return 0;
+	write_u16(&w, rows);
+	write_u16(&w, cols);
+	proto_buf_reset(&c->out);
+	proto_begin(&c->out, PROTO_WINSIZE, c->id);
+	proto_put_bytes(&c->out, size, sizeof(size));
 	proto_end(&c->out);
 	rc = conn_send(c, e);
 	pthread_mutex_unlock(&c->lock);

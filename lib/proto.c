@@ -35,6 +35,7 @@ static const struct frame_type frame_types[] = {
     {PROTO_ACK, "ACK", true, false},
     {PROTO_DATA, "DATA", true, false},
     {PROTO_DATA_END, "DATA_END", true, false},
+    {PROTO_WINSIZE, "WINSIZE", true, false},
     {PROTO_RESULT, "RESULT", false, true},
     {PROTO_ERROR, "ERROR", false, true},
     {PROTO_STARTED, "STARTED", false, true},

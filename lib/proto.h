@@ -96,6 +96,7 @@ enum proto_type {
 	PROTO_ACK = 0x43,	/* u64 stdout, u64 stderr: bytes below need no replay */
 	PROTO_DATA = 0x44,	/* bytes of a FILE_WRITE */
 	PROTO_DATA_END = 0x45,	/* the file is complete */
+	PROTO_WINSIZE = 0x46,	/* u16 rows, u16 cols: of a session's terminal, not 0 */
 
 	/* Agent to client. 0x80-0xff */
 	PROTO_RESULT = 0x80,	/* final; TLVs */
@@ -131,6 +132,8 @@ enum proto_tag {
 	PROTO_TAG_USER = 0x15,	     /* string: name or decimal uid */
 	PROTO_TAG_TIMEOUT_MS = 0x16, /* u32, 0: none */
 	PROTO_TAG_EXEC_FLAGS = 0x17, /* u32, PROTO_EXEC_* */
+	PROTO_TAG_ROWS = 0x19,	     /* u32, with PROTO_EXEC_PTY: 1-65535, default 24 */
+	PROTO_TAG_COLS = 0x1a,	     /* u32, likewise; default 80 */
 
 	/* CONNECT: session, and */
 	PROTO_TAG_PORT = 0x1b, /* u32, 1-65535: TCP port of the guest's loopback */
@@ -191,12 +194,14 @@ enum proto_tag {
 #define PROTO_HELLO_NO_SANDBOX_USER 1u	/* the image has no user `sandbox`: root is the default */
 #define PROTO_HELLO_TEST	    2u	/* the agent is an ordinary process, not a guest's init */
 #define PROTO_HELLO_RENEW	    4u	/* the agent knows FREEZE, THAW and RENEW */
+#define PROTO_HELLO_PTY		    16u /* the agent knows PROTO_EXEC_PTY and WINSIZE */
 #define PROTO_HELLO_CONNECT	    32u /* the agent knows CONNECT */
 
 /* PROTO_TAG_EXEC_FLAGS; unknown bits are refused */
 #define PROTO_EXEC_STDIN	 1u /* stdin is a pipe (else /dev/null) */
 #define PROTO_EXEC_DIE_WITH_CONN 2u /* kill the process group when the connection ends */
-#define PROTO_EXEC_FLAGS	 3u
+#define PROTO_EXEC_PTY		 4u /* the process runs on a terminal: all output is stdout */
+#define PROTO_EXEC_FLAGS	 7u
 
 /* PROTO_TAG_FREEZE_FLAGS; unknown bits are refused */
 #define PROTO_FREEZE_SYNC  1u /* sync(2), too: then the disk alone has everything */

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "guest-kernel/agent/session.h"
+#include "guest-kernel/agent/tty.h"
 #include "lib/clock.h"
 #include "lib/fd.h"
 
@@ -20,6 +21,8 @@
 #define HOLD_NS	       2000000ULL
 #define BATCH_MAX      (128u << 10) /* bytes queued for the connection at a time */
 #define STDIN_ACK_STEP (PROTO_WINDOW / 4)
+/* More than the kernel keeps of what was written to a terminal and not yet read. */
+#define TERMINAL_HELD_MAX (1u << 20)
 
 struct drive {
 	struct sessions *t;
@@ -176,9 +179,22 @@ static bool on_signal(struct session *s, struct reader *r)
 		return false;
 	if (s->tunnel)
 		session_reset_tunnel(s);
+	if (s->terminal && signo == SIGHUP)
+		session_hang_up(s);
 	/* Until it is waited for, the number cannot belong to another process group. */
-	if (s->pid && !s->exited)
+	else if (s->pid && !s->exited)
 		kill(-s->pid, (int)signo);
+	return true;
+}
+
+static bool on_winsize(struct session *s, struct reader *r)
+{
+	uint16_t rows = read_u16(r), cols = read_u16(r);
+
+	if (r->failed || !rows || !cols)
+		return false;
+	if (s->terminal && s->out_fd[0] >= 0)
+		tty_resize(s->out_fd[0], rows, cols);
 	return true;
 }
 
@@ -198,6 +214,8 @@ static bool on_frame(struct drive *d, const struct proto_header *h, const uint8_
 		return on_stdin_eof(d->s, &r);
 	case PROTO_SIGNAL:
 		return on_signal(d->s, &r);
+	case PROTO_WINSIZE:
+		return on_winsize(d->s, &r);
 	case PROTO_ACK:
 		acked[0] = read_u64(&r);
 		acked[1] = read_u64(&r);
@@ -237,6 +255,11 @@ static void on_exit_of(struct session *s)
 	s->end_status = si.si_status;
 	s->deadline_ms = UINT64_MAX;
 	s->grace_end_ms = clock_mono_ms() + SESSION_GRACE_MS;
+	if (s->terminal) {
+		s->must_read[0] = s->out[0].end + TERMINAL_HELD_MAX;
+		fd_close(&s->tty_fd);
+		return;
+	}
 	for (int i = 0; i < 2; i++) {
 		int unread = 0;
 
@@ -294,7 +317,9 @@ static void check_times(struct session *s, uint64_t now_ms)
 		fd_close(&s->in_fd);
 	if (!s->exited || s->finished)
 		return;
-	if (now_ms >= s->grace_end_ms)
+	if (s->terminal)
+		session_drain_terminal(s);
+	else if (now_ms >= s->grace_end_ms)
 		for (int i = 0; i < 2; i++)
 			if (s->out_fd[i] >= 0 && s->out[i].end >= s->must_read[i]) {
 				s->held_open = true;

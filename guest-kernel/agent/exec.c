@@ -15,6 +15,7 @@
 
 #include "guest-kernel/agent/env.h"
 #include "guest-kernel/agent/spawn.h"
+#include "guest-kernel/agent/tty.h"
 #include "lib/clock.h"
 #include "lib/fd.h"
 
@@ -60,6 +61,8 @@ static int make_command(struct agent *a, const struct request *r, struct command
 	if (rc)
 		return rc;
 	env_add_base(&c->env, &c->user);
+	if (r->flags & PROTO_EXEC_PTY)
+		env_add(&c->env, "TERM=xterm-256color");
 	etc_env = userdb_environment(&a->users, a->etc);
 	env_add_file(&c->env, etc_env);
 	free(etc_env);
@@ -79,6 +82,7 @@ static int make_command(struct agent *a, const struct request *r, struct command
 struct pipes {
 	int child[3]; /* owned, except that /dev/null is the agent's */
 	bool null_in;
+	bool borrowed; /* all of child is the session's */
 };
 
 static int make_pipes(struct agent *a, struct session *s, bool with_stdin, struct pipes *p)
@@ -102,8 +106,26 @@ static int make_pipes(struct agent *a, struct session *s, bool with_stdin, struc
 	return 0;
 }
 
+/* Instead of pipes; the child's ends are the session's own, which close_pipes() leaves alone. */
+static int make_terminal(struct session *s, const struct request *r, const struct user *u,
+			 struct pipes *p)
+{
+	int rc = tty_open(u, (uint16_t)r->rows, (uint16_t)r->cols, &s->out_fd[0], &s->tty_fd);
+
+	if (rc)
+		return rc;
+	s->terminal = true;
+	s->in_fd = fcntl(s->out_fd[0], F_DUPFD_CLOEXEC, 3);
+	if (s->in_fd < 0)
+		return -errno;
+	*p = (struct pipes){.child = {s->tty_fd, s->tty_fd, s->tty_fd}, .borrowed = true};
+	return 0;
+}
+
 static void close_pipes(struct pipes *p)
 {
+	if (p->borrowed)
+		return;
 	if (!p->null_in)
 		fd_close(&p->child[0]);
 	fd_close(&p->child[1]);
@@ -114,20 +136,17 @@ static void close_pipes(struct pipes *p)
 static int fail_session(struct session *s, const char *program, int error)
 {
 	char text[512];
-	int len;
+	const char *end = s->terminal ? "\r\n" : "\n";
+	int len = snprintf(text, sizeof(text), "%.256s: %s%s", program,
+			   error == ENOENT ? "command not found" : strerror(error), end);
 
-	if (error == ENOENT)
-		len = snprintf(text, sizeof(text), "%.256s: command not found\n", program);
-	else
-		len = snprintf(text, sizeof(text), "%.256s: %s\n", program, strerror(error));
 	s->pid = 0;
 	s->exited = true;
 	s->end_code = CLD_EXITED;
 	s->end_status = error == ENOENT ? 127 : 126;
-	fd_close(&s->in_fd);
-	fd_close(&s->out_fd[0]);
+	session_hang_up(s);
 	fd_close(&s->out_fd[1]);
-	return session_say(s, 1, text, (size_t)len);
+	return session_say(s, s->terminal ? 0 : 1, text, (size_t)len);
 }
 
 static void reap(struct session *s)
@@ -145,8 +164,15 @@ static int start(struct agent *a, const struct request *r, struct session *s, st
 	struct pipes pipes = {.child = {-1, -1, -1}, .null_in = true};
 	int rc = make_command(a, r, &c, e);
 
-	if (!rc && (rc = make_pipes(a, s, r->flags & PROTO_EXEC_STDIN, &pipes)) != 0)
-		err_sys(e, rc, "pipes for the command");
+	if (!rc && (r->flags & PROTO_EXEC_PTY)) {
+		rc = make_terminal(s, r, &c.user, &pipes);
+		if (rc)
+			err_sys(e, rc, "a terminal for the command");
+	} else if (!rc) {
+		rc = make_pipes(a, s, r->flags & PROTO_EXEC_STDIN, &pipes);
+		if (rc)
+			err_sys(e, rc, "pipes for the command");
+	}
 	if (rc)
 		goto out;
 	sp.envp = c.env.list;
@@ -154,6 +180,7 @@ static int start(struct agent *a, const struct request *r, struct session *s, st
 	sp.cwd = c.cwd;
 	sp.cgroup_fd = agent_wait_ready(a);
 	memcpy(sp.fds, pipes.child, sizeof(sp.fds));
+	sp.terminal = s->terminal;
 	if (!sp.path)
 		sp.path = "/bin:/usr/bin";
 	rc = spawn_process(&sp);

@@ -19,6 +19,7 @@ struct request {
 	size_t argc, sandbox_env_len, env_len;
 	char *cwd, *user;		       /* EXEC; in strings */
 	uint32_t timeout_ms, flags;	       /* EXEC */
+	uint32_t rows, cols;		       /* EXEC; as said, or the defaults */
 	uint64_t stdout_offset, stderr_offset; /* ATTACH */
 	uint32_t port;			       /* CONNECT */
 	char *path;			       /* FILE_*; in strings */

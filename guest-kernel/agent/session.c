@@ -19,6 +19,7 @@ static void session_destroy(struct session *s)
 	fd_close(&s->in_fd);
 	fd_close(&s->out_fd[0]);
 	fd_close(&s->out_fd[1]);
+	fd_close(&s->tty_fd);
 	ring_fini(&s->in);
 	ring_fini(&s->out[0]);
 	ring_fini(&s->out[1]);
@@ -108,7 +109,7 @@ int sessions_add(struct sessions *t, uint64_t id, struct peer *p, struct session
 	if (!s)
 		return err_set(e, -ENOMEM, "out of memory");
 	s->id = id;
-	s->pidfd = s->in_fd = s->out_fd[0] = s->out_fd[1] = -1;
+	s->pidfd = s->in_fd = s->out_fd[0] = s->out_fd[1] = s->tty_fd = -1;
 	s->in_eof = s->deadline_ms = UINT64_MAX;
 	s->driver = p;
 	s->driven = true;
@@ -243,6 +244,25 @@ void session_reset_tunnel(struct session *s)
 	fd_close(&s->in_fd);
 	fd_close(&s->out_fd[0]);
 	s->reset = true;
+}
+
+void session_drain_terminal(struct session *s)
+{
+	while (s->out_fd[0] >= 0 && ring_room(&s->out[0])) {
+		uint64_t before = s->out[0].end;
+
+		/* Each read first pushes on what waits in the kernel's own buffers. */
+		session_read(s, 0);
+		if (s->out[0].end == before || s->out[0].end >= s->must_read[0])
+			fd_close(&s->out_fd[0]);
+	}
+}
+
+void session_hang_up(struct session *s)
+{
+	fd_close(&s->in_fd);
+	fd_close(&s->out_fd[0]);
+	fd_close(&s->tty_fd);
 }
 
 int session_say(struct session *s, unsigned int stream, const char *text, size_t len)

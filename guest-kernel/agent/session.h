@@ -53,6 +53,8 @@ struct session {
 	int pidfd;	/* -1 once waited for */
 	int in_fd;	/* -1 if closed, or stdin is /dev/null */
 	int out_fd[2];	/* -1 at EOF */
+	int tty_fd;	/* a terminal's slave side, until the process ends; -1 without one */
+	bool terminal;	/* in_fd and out_fd[0] are its master's side */
 	struct ring in; /* start: what the pipe has taken; end: what the client has sent */
 	struct ring out[2];
 	uint64_t in_eof; /* length of stdin, UINT64_MAX while not known */
@@ -104,6 +106,13 @@ void sessions_forget(struct sessions *t, uint64_t id);
 
 /* Read once from a stream of the process into its ring; closes it at EOF. */
 void session_read(struct session *s, unsigned int stream);
+/*
+ * After the end of the process: read what it had written to its terminal. Others may have that
+ * open still and write on, so the end is where nothing is there for the moment.
+ */
+void session_drain_terminal(struct session *s);
+/* Take the terminal away, as a line that is hung up: SIGHUP to the session's leader. */
+void session_hang_up(struct session *s);
 /* Bytes that the agent itself says on a stream of the session. */
 int session_say(struct session *s, unsigned int stream, const char *text, size_t len);
 /* End both directions of a tunnel at once; the peer sees a reset. */

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -81,6 +82,11 @@ CHILD_CODE static int child_main(void *arg)
 	sigset_t none;
 
 	setsid();
+	if (s->terminal && syscall(SYS_ioctl, s->fds[0], TIOCSCTTY, 0) < 0) {
+		s->failed = SPAWN_EXEC;
+		s->error = errno;
+		return 127;
+	}
 	for (int i = 0; i < 3; i++)
 		if (dup2(s->fds[i], i) < 0) {
 			s->failed = SPAWN_EXEC;

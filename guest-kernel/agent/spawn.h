@@ -24,6 +24,7 @@ struct spawn {
 	const char *cwd;
 	const struct user *user;
 	int fds[3];    /* become 0, 1, 2 */
+	bool terminal; /* fds[0] is one: it becomes the controlling terminal */
 	int cgroup_fd; /* -1: this process's own */
 
 	/* Out, when spawn_process() returned 0. */

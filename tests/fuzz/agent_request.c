@@ -12,11 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "guest-kernel/agent/env.h"
 #include "guest-kernel/agent/files.h"
 #include "guest-kernel/agent/request.h"
+#include "guest-kernel/agent/tty.h"
 #include "lib/fd.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -30,8 +32,10 @@ static void parse_request(const uint8_t *data, size_t size)
 		return;
 	if (!request_parse(data[0] & 0x3f, data + 1, size - 1, &r, NULL)) {
 		/* Checked: so these hold. */
-		if (r.type == PROTO_EXEC && (!r.session || !r.argc || !r.argv[0][0] ||
-					     r.argv[r.argc] || r.flags & ~PROTO_EXEC_FLAGS))
+		if (r.type == PROTO_EXEC &&
+		    (!r.session || !r.argc || !r.argv[0][0] || r.argv[r.argc] ||
+		     r.flags & ~PROTO_EXEC_FLAGS || !r.rows || r.rows > 65535 || !r.cols ||
+		     r.cols > 65535))
 			__builtin_trap();
 		if (r.type == PROTO_CONNECT && (!r.session || !r.port || r.port > 65535))
 			__builtin_trap();
@@ -64,8 +68,22 @@ static void compose_env(const uint8_t *data, size_t size)
 	free(text);
 }
 
-/* Frames that belong to a running exec, or tunnel, and everything else. */
-static void drive(const uint8_t *data, size_t size, bool tunnel)
+/* One for all runs: that somebody reads what the session writes to it is not needed. */
+static void give_terminal(struct session *s)
+{
+	static const struct user nobody = {.uid = 65534};
+	static int master = -1, slave = -1;
+
+	if (master < 0 && tty_open(&nobody, 24, 80, &master, &slave))
+		__builtin_trap();
+	tcflush(slave, TCIOFLUSH);
+	s->terminal = true;
+	s->in_fd = fcntl(master, F_DUPFD_CLOEXEC, 0);
+	s->out_fd[0] = fcntl(master, F_DUPFD_CLOEXEC, 0);
+}
+
+/* Frames that belong to a running exec, terminal or tunnel, and everything else. */
+static void drive(const uint8_t *data, size_t size, bool tunnel, bool terminal)
 {
 	static const uint64_t sent[2] = {0, 0};
 	struct sessions t;
@@ -86,6 +104,10 @@ static void drive(const uint8_t *data, size_t size, bool tunnel)
 	sessions_init(&t);
 	if (!peer_init(&p, fds[0]) && !sessions_add(&t, 1, &p, &s, NULL)) {
 		s->in_fd = in[1];
+		if (terminal) {
+			close(in[1]);
+			give_terminal(s);
+		}
 		fd_set_nonblock(s->in_fd);
 		session_say(s, 0, "some output", 11);
 		session_say(s, 1, "and more", 8);
@@ -124,10 +146,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		compose_env(data + 1, size - 1);
 		break;
 	case 3:
-		drive(data + 1, size - 1, false);
+		drive(data + 1, size - 1, false, data[0] & 0x80);
 		break;
 	case 4:
-		drive(data + 1, size - 1, true);
+		drive(data + 1, size - 1, true, false);
 	}
 	return 0;
 }

@@ -53,6 +53,7 @@ static void use_exec(struct agent_conn *c, unsigned int how)
 		return;
 	for (;;) {
 		agent_exec_stdin(c, stdin_data, sizeof(stdin_data), NULL);
+		agent_exec_winsize(c, 24, 80, NULL);
 		if (agent_exec_next(c, -1, &ev, NULL))
 			return;
 		for (size_t i = 0; i < ev.len; i++)

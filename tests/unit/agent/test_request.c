@@ -80,6 +80,12 @@ Test(request, bad_values_are_refused)
 	proto_put_tlv_u32(&b, PROTO_TAG_EXEC_FLAGS, 0, 0x80);
 	cr_expect_eq(parse(PROTO_EXEC), -EINVAL, "unknown flag");
 	put_exec();
+	proto_put_tlv_u32(&b, PROTO_TAG_ROWS, 0, 0);
+	cr_expect_eq(parse(PROTO_EXEC), -EINVAL, "no rows");
+	put_exec();
+	proto_put_tlv_u32(&b, PROTO_TAG_COLS, 0, 65536);
+	cr_expect_eq(parse(PROTO_EXEC), -EINVAL, "more columns than fit");
+	put_exec();
 	proto_put_tlv(&b, PROTO_TAG_CWD, 0, "a\0b", 3);
 	cr_expect_eq(parse(PROTO_EXEC), -EINVAL, "NUL inside");
 	put_exec();
