@@ -4,6 +4,7 @@
 
 #define SB    "/sandboxes/:id"
 #define CP    "/sandboxes/checkpoints/:cp"
+#define MAKES (ROUTE_SLOW | ROUTE_CREATES)
 #define LATER .handler = api_not_implemented, .feature
 
 const struct route api_routes[] = {
@@ -14,12 +15,12 @@ const struct route api_routes[] = {
     {"GET", "/sessions", api_sandbox_list, 0, NULL, NULL},
 
     /* These win over /sandboxes/:id/... */
-    {"POST", "/sandboxes/from-checkpoint/:cp", api_checkpoint_fork, 0, NULL, NULL},
+    {"POST", "/sandboxes/from-checkpoint/:cp", api_checkpoint_fork, MAKES, NULL, NULL},
     {"POST", CP "/patches", api_patch_create, 0, NULL, NULL},
     {"GET", CP "/patches", api_patch_list, 0, NULL, NULL},
     {"DELETE", CP "/patches/:pid", api_patch_delete, 0, NULL, NULL},
 
-    {"POST", "/sandboxes", api_sandbox_create, 0, NULL, NULL},
+    {"POST", "/sandboxes", api_sandbox_create, MAKES, NULL, NULL},
     {"GET", "/sandboxes", api_sandbox_list, 0, NULL, NULL},
     {"GET", SB, api_sandbox_get, 0, NULL, NULL},
     {"DELETE", SB, api_sandbox_delete, 0, NULL, NULL},
@@ -28,23 +29,23 @@ const struct route api_routes[] = {
     {"GET", SB "/tags", api_tags_get, 0, NULL, NULL},
     {"PUT", SB "/tags", api_tags_set, 0, NULL, NULL},
     {"GET", "/tags", api_tags_list, 0, NULL, NULL},
-    {"POST", SB "/hibernate", api_sandbox_hibernate, 0, NULL, NULL},
-    {"POST", SB "/wake", api_sandbox_wake, 0, NULL, NULL},
+    {"POST", SB "/hibernate", api_sandbox_hibernate, ROUTE_SLOW, NULL, NULL},
+    {"POST", SB "/wake", api_sandbox_wake, ROUTE_SLOW, NULL, NULL},
     {"POST", SB "/timeout", api_sandbox_timeout, 0, NULL, NULL},
     {"POST", SB "/reboot", api_sandbox_reboot, 0, NULL, NULL},
     {"POST", SB "/power-cycle", api_sandbox_power_cycle, 0, NULL, NULL},
 
-    {"POST", SB "/checkpoints", api_checkpoint_create, 0, NULL, NULL},
+    {"POST", SB "/checkpoints", api_checkpoint_create, MAKES, NULL, NULL},
     {"GET", SB "/checkpoints", api_checkpoint_list, 0, NULL, NULL},
     {"DELETE", SB "/checkpoints/:cp", api_checkpoint_delete, 0, NULL, NULL},
-    {"POST", SB "/checkpoints/:cp/restore", api_checkpoint_restore, 0, NULL, NULL},
+    {"POST", SB "/checkpoints/:cp/restore", api_checkpoint_restore, ROUTE_SLOW, NULL, NULL},
     {"POST", SB "/checkpoints/:cp/publish", api_checkpoint_publish, 0, NULL, NULL},
     {"POST", SB "/checkpoints/:cp/unpublish", api_checkpoint_unpublish, 0, NULL, NULL},
-    {"POST", SB "/fork", api_sandbox_fork, ROUTE_NO_TOKEN, NULL, NULL},
+    {"POST", SB "/fork", api_sandbox_fork, ROUTE_NO_TOKEN | MAKES, NULL, NULL},
     {"GET", SB "/tree", api_sandbox_tree, 0, NULL, NULL},
     {"GET", "/store", api_store_get, 0, NULL, NULL},
-    {"POST", "/store/gc", api_store_gc, 0, NULL, NULL},
-    {"POST", "/store/verify", api_store_verify, 0, NULL, NULL},
+    {"POST", "/store/gc", api_store_gc, ROUTE_SLOW, NULL, NULL},
+    {"POST", "/store/verify", api_store_verify, ROUTE_SLOW, NULL, NULL},
 
     {"POST", SB "/exec/run", api_exec_run, 0, NULL, NULL},
     {"POST", SB "/exec/run-async", api_exec_run_async, 0, NULL, NULL},

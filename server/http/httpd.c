@@ -17,6 +17,7 @@
 #include "lib/log.h"
 #include "server/http/auth.h"
 #include "server/http/listen.h"
+#include "server/http/slow.h"
 #include "server/http/ws.h"
 
 #define BODY_MAX	  (1u << 20)
@@ -159,6 +160,8 @@ static void request_run(struct request *r)
 		r->route->upload->end(r);
 	} else if (!r->response && r->body.failed) {
 		reply_error(r, 503, "out of memory");
+	} else if (!r->response && r->route->flags & ROUTE_SLOW) {
+		slow_run(r);
 	} else if (!r->response) {
 		r->route->handler(r);
 	}

@@ -20,6 +20,18 @@ void request_set_reply(struct request *r, unsigned int status, struct MHD_Respon
 	r->status = status;
 }
 
+/* For a handler whose reply is sent by another thread. @b: taken over; NULL: no body. */
+static void keep_reply(struct request *r, unsigned int status, struct strbuf *b)
+{
+	strbuf_fini(&r->late);
+	r->status = status;
+	r->retryable = false;
+	if (b) {
+		r->late = *b;
+		memset(b, 0, sizeof(*b));
+	}
+}
+
 void reply_header(struct request *r, const char *name, const char *value)
 {
 	if (r->response)
@@ -28,6 +40,10 @@ void reply_header(struct request *r, const char *name, const char *value)
 
 void reply_empty(struct request *r, unsigned int status)
 {
+	if (r->keeps_reply) {
+		keep_reply(r, status, NULL);
+		return;
+	}
 	request_set_reply(r, status,
 			  MHD_create_response_from_buffer(0, (void *)"", MHD_RESPMEM_PERSISTENT));
 }
@@ -47,6 +63,10 @@ void reply_json(struct request *r, unsigned int status, struct strbuf *b)
 	if (b->failed) {
 		strbuf_fini(b);
 		reply_error(r, 500, "out of memory");
+		return;
+	}
+	if (r->keeps_reply) {
+		keep_reply(r, status, b);
 		return;
 	}
 	response = MHD_create_response_from_buffer(b->len, b->data, MHD_RESPMEM_MUST_FREE);
@@ -91,12 +111,17 @@ void reply_error_code(struct request *r, unsigned int status, const char *code, 
 		static const char none[] = "{\"error\":\"out of memory\",\"code\":\"internal\"}";
 
 		strbuf_fini(&b);
+		if (r->keeps_reply) {
+			keep_reply(r, 500, NULL);
+			return;
+		}
 		request_set_reply(r, 500,
 				  MHD_create_response_from_buffer(sizeof(none) - 1, (void *)none,
 								  MHD_RESPMEM_PERSISTENT));
 		return;
 	}
 	reply_json(r, status, &b);
+	r->retryable = retryable;
 	if (retryable)
 		reply_header(r, "Retry-After", "2");
 	if (status >= 500 && status != 501)

@@ -44,6 +44,8 @@ struct upload_ops {
 
 #define ROUTE_OPEN     1u /* needs no credentials */
 #define ROUTE_NO_TOKEN 2u /* needs an API key: the token of one sandbox is not enough */
+#define ROUTE_SLOW     4u /* may take longer than clients wait for a sign of life: see slow.h */
+#define ROUTE_CREATES  8u /* a slow one that answers 201, not 200 */
 
 struct route {
 	const char *method;
@@ -71,6 +73,9 @@ struct request {
 	bool started, client_gone;
 	uint64_t dropped_bytes; /* of the body, after an error */
 	/* The reply. */
+	bool keeps_reply; /* as text in `late`, not as a response; see slow.h */
+	bool retryable;	  /* then */
+	struct strbuf late;
 	unsigned int status;
 	struct MHD_Response *response; /* owned until queued */
 };

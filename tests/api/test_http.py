@@ -2,6 +2,7 @@
 """What holds for every route: credentials, prefixes, errors, connections (api.md 2)."""
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 from harness import KEY, Server, test
 
@@ -196,3 +197,47 @@ def json_is_compact():
     with Server() as s:
         body = s.request("POST", "/sandboxes", {"metadata": {"a": "b"}}).expect(201).body
         assert body == json.dumps(json.loads(body), separators=(",", ":")).encode()
+
+
+@test
+def answers_that_take_long_begin_with_blanks_and_fail_by_being_cut():
+    with Server() as s, ThreadPoolExecutor(8) as pool:
+        woken, failed, left, refused = (s.create() for _ in range(4))
+        for b in woken, failed, left:
+            b.request("POST", "/hibernate").expect(200)
+
+        def begin(b, op):
+            c = socket.create_connection(("127.0.0.1", s.port), timeout=60)
+            c.sendall(f"POST {b.url}/{op} HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: 0\r\n\r\n".encode())
+            got = b""
+            while b"\r\n\r\n1\r\n " not in got:
+                part = c.recv(4096)
+                assert part, got
+                got += part
+            assert got.startswith(b"HTTP/1.1 200 ") and b"application/json" in got, got
+            return c
+
+        def rest(c):
+            got = b""
+            while part := c.recv(65536):
+                got += part
+                if got.endswith(b"0\r\n\r\n"):
+                    break
+            c.close()
+            return got
+
+        s.hold("restore")
+        waiting = [pool.submit(begin, b, "wake") for b in (woken, failed, left)]
+        s.wait_held("restore")
+        quick = refused.request("POST", "/wake", {"timeout": -1}).expect(400)
+        assert quick.headers["Content-Length"]
+        a, cut, gone = (w.result() for w in waiting)
+        gone.close()
+        failed.request("DELETE").expect(204)
+        assert b'"error"' not in (text := rest(cut)) and not text.endswith(b"0\r\n\r\n"), text
+        s.release("restore")
+        chunk = next(part for part in rest(a).split(b"\r\n") if part.startswith(b"{"))
+        assert json.loads(chunk)["sandboxID"] == woken.id and json.loads(chunk)["status"] == "running", chunk
+        left.wait_status("running")
+        assert woken.run("echo up")["stdout"] == "up\n"
+        assert "failed with" in s.log()
