@@ -45,7 +45,7 @@ libs_json   := -ljansson
 libs_vmm    := -lfdt -luring -ljansson -lz -lpthread
 libs_server := -lmicrohttpd -lwslay -lsqlite3 -ljansson -lcrypto -lpthread
 libs_bench  := -ljansson -lm -lpthread
-libs_cli    := -lcurl -ljansson -luring -lpthread
+libs_cli    := -lcurl -lwslay -ljansson -luring -lcrypto -lpthread
 
 arch = $(foreach f,$(2),$(B)/$(1)/lib$(f).a)
 objs = $(patsubst %.c,$(B)/$(1)/%.o,$(2))

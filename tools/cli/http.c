@@ -160,17 +160,8 @@ static int set_request(struct exchange *x, const char *url, const char *json,
 	return rc;
 }
 
-static int explain_transport(const struct exchange *x, CURLcode code, struct err *e)
+int http_explain_curl(const char *name, CURLcode code, struct err *e)
 {
-	const char *name = x->h->ep.name;
-
-	if (code == CURLE_ABORTED_BY_CALLBACK && x->h->stop && *x->h->stop)
-		return err_set(e, -EINTR, "interrupted");
-	if (x->own_failure)
-		return err_set(e, -ECANCELED, "the copy was given up");
-	if (x->too_long)
-		return err_set(e, -EIO, "the answer of %s is longer than %u MiB", name,
-			       HTTP_MAX_ANSWER >> 20);
 	switch (code) {
 	case CURLE_COULDNT_RESOLVE_HOST:
 	case CURLE_COULDNT_CONNECT:
@@ -184,18 +175,31 @@ static int explain_transport(const struct exchange *x, CURLcode code, struct err
 	}
 }
 
-static int explain_status(const struct exchange *x, struct err *e)
+static int explain_transport(const struct exchange *x, CURLcode code, struct err *e)
 {
-	const struct http_answer *a = x->a;
-	const char *text = json_string_value(json_object_get(a->json, "error"));
+	const char *name = x->h->ep.name;
+
+	if (code == CURLE_ABORTED_BY_CALLBACK && x->h->stop && *x->h->stop)
+		return err_set(e, -EINTR, "interrupted");
+	if (x->own_failure)
+		return err_set(e, -ECANCELED, "the copy was given up");
+	if (x->too_long)
+		return err_set(e, -EIO, "the answer of %s is longer than %u MiB", name,
+			       HTTP_MAX_ANSWER >> 20);
+	return http_explain_curl(name, code, e);
+}
+
+int http_explain_status(long status, const json_t *json, struct err *e)
+{
+	const char *text = json_string_value(json_object_get(json, "error"));
 
 	if (!text)
-		text = a->json ? "no reason given" : "the answer is not of a Dormouse server";
-	if (a->status == 401 || a->status == 403)
+		text = json ? "no reason given" : "the answer is not of a Dormouse server";
+	if (status == 401 || status == 403)
 		return err_set(e, -EREMOTEIO,
 			       "%s (%ld). Set DORMOUSE_API_KEY to a key of the server", text,
-			       a->status);
-	return err_set(e, -EREMOTEIO, "%s (%ld)", text, a->status);
+			       status);
+	return err_set(e, -EREMOTEIO, "%s (%ld)", text, status);
 }
 
 int http_call(struct http *h, const struct http_request *r, struct http_answer *a, struct err *e)
@@ -230,7 +234,7 @@ int http_call(struct http *h, const struct http_request *r, struct http_answer *
 		goto out;
 	}
 	a->json = json_loadb(a->text, a->length, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-	rc = a->status / 100 == 2 ? 0 : explain_status(&x, e);
+	rc = a->status / 100 == 2 ? 0 : http_explain_status(a->status, a->json, e);
 out:
 	curl_slist_free_all(headers);
 	free(json);

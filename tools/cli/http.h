@@ -63,6 +63,11 @@ void http_fini(struct http *h);
 int http_call(struct http *h, const struct http_request *r, struct http_answer *a, struct err *e);
 void http_answer_fini(struct http_answer *a);
 
+/* Why there was no answer of the server called @name. Return: -ECONNREFUSED or -EIO. */
+int http_explain_curl(const char *name, CURLcode code, struct err *e);
+/* What an answer that is not 2xx says; @json may be NULL. Return: -EREMOTEIO. */
+int http_explain_status(long status, const json_t *json, struct err *e);
+
 /* Percent-encode for a path segment or a query value. Return: malloc'ed, or NULL. */
 char *http_escape(const char *s);
 
