@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Exec sessions over the agent protocol; see agent_client.h. */
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,6 +101,27 @@ static bool exec_lock(struct agent_conn *c)
 	return false;
 }
 
+/*
+ * Whole frames go while there is room for one: a Unix socket is writable below a
+ * quarter of its buffer, which is more than a frame less than full.
+ */
+static bool writable(const struct agent_conn *c)
+{
+	struct pollfd p = {.fd = c->fd, .events = POLLOUT};
+
+	return poll(&p, 1, 0) > 0;
+}
+
+uint64_t agent_exec_stdin_acked(struct agent_conn *c)
+{
+	uint64_t acked;
+
+	pthread_mutex_lock(&c->lock);
+	acked = c->stdin_acked;
+	pthread_mutex_unlock(&c->lock);
+	return acked;
+}
+
 ssize_t agent_exec_stdin(struct agent_conn *c, const void *buf, size_t len, struct err *e)
 {
 	uint64_t room;
@@ -115,8 +137,13 @@ ssize_t agent_exec_stdin(struct agent_conn *c, const void *buf, size_t len, stru
 		len = (size_t)room;
 	c->room_wanted = !room;
 	while (!rc && done < len) {
-		size_t n = len - done < PROTO_DATA_MAX ? len - done : PROTO_DATA_MAX;
+		size_t n;
 
+		if (!writable(c)) {
+			c->room_wanted = true;
+			break;
+		}
+		n = len - done < PROTO_DATA_MAX ? len - done : PROTO_DATA_MAX;
 		proto_buf_reset(&c->out);
 		proto_begin(&c->out, PROTO_STDIN, c->id);
 		proto_put_u64(&c->out, c->stdin_sent);

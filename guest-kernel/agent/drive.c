@@ -18,9 +18,10 @@
  * A command that ends this soon is answered with one write: each write is an
  * exit of the VM and a wake-up on the host.
  */
-#define HOLD_NS	       2000000ULL
-#define BATCH_MAX      (128u << 10) /* bytes queued for the connection at a time */
-#define STDIN_ACK_STEP (PROTO_WINDOW / 4)
+#define HOLD_NS	  2000000ULL
+#define BATCH_MAX (128u << 10) /* bytes queued for the connection at a time */
+/* Less than what fills a client's socket: who waits for room there is told of it by one. */
+#define STDIN_ACK_STEP (PROTO_WINDOW / 8)
 /* More than the kernel keeps of what was written to a terminal and not yet read. */
 #define TERMINAL_HELD_MAX (1u << 20)
 

@@ -8,6 +8,8 @@
 #include "server/manager/manager.h"
 #include "server/manager/preview.h"
 
+struct exec_session;
+
 /* request->app */
 #define API_DOMAIN_SIZE 256
 
@@ -124,6 +126,14 @@ void api_exec_start(struct request *r);
 void api_exec_list(struct request *r);
 void api_exec_result(struct request *r);
 void api_exec_kill(struct request *r);
+
+/* The session that the second parameter names; NULL after having replied. */
+struct exec_session *api_exec_find(struct request *r);
+/* ?stdoutFrom, ?stderrFrom; *@given: one is there. Return: true; false after having replied 400 */
+bool api_exec_offsets(struct request *r, uint64_t from[2], bool *given);
+
+/* exec_attach.c */
+void api_exec_attach(struct request *r);
 
 /* files.c */
 extern const struct upload_ops api_file_write;

@@ -252,9 +252,9 @@ static void write_session(struct strbuf *b, const char *sandbox, struct exec_ses
 	if (v.state != EXEC_RUNNING)
 		strbuf_json_int(b, "exitCode", v.exit_code);
 	strbuf_json_time(b, "startedAt", exec_started_ms(x));
-	strbuf_json_int(b, "attachedClients", 0);
-	strbuf_adds(b, "}");
 	exec_view_end(x);
+	strbuf_json_int(b, "attachedClients", exec_readers(x));
+	strbuf_adds(b, "}");
 }
 
 void api_exec_start(struct request *r)
@@ -305,8 +305,7 @@ void api_exec_list(struct request *r)
 	reply_json(r, 200, &l.b);
 }
 
-/* The session that the second parameter names; NULL after having replied. */
-static struct exec_session *find_session(struct request *r)
+struct exec_session *api_exec_find(struct request *r)
 {
 	struct sandbox *s = api_sandbox(r);
 	struct exec_session *x;
@@ -330,7 +329,7 @@ void api_exec_kill(struct request *r)
 	static const struct json_field fields[] = {
 	    JSON_FIELD(struct kill_body, signal, "signal", JSON_F_INT, .min = 1, .max = 64),
 	};
-	struct exec_session *x = find_session(r);
+	struct exec_session *x = api_exec_find(r);
 	struct kill_body body = {.signal = 9};
 	struct err e;
 
@@ -356,7 +355,7 @@ struct result_query {
 	uint64_t from[2];
 };
 
-static bool parse_offset(struct request *r, const char *name, struct result_query *q, int i)
+static bool parse_offset(struct request *r, const char *name, uint64_t *from, bool *given)
 {
 	const char *text = url_query(&r->url, name);
 	char *end;
@@ -364,12 +363,20 @@ static bool parse_offset(struct request *r, const char *name, struct result_quer
 	if (!text)
 		return true;
 	errno = 0;
-	q->from[i] = strtoull(text, &end, 10);
-	q->follow = true;
+	*from = strtoull(text, &end, 10);
+	*given = true;
 	if (!errno && *text >= '0' && *text <= '9' && !*end)
 		return true;
 	reply_error(r, 400, "%s: must be a number of bytes", name);
 	return false;
+}
+
+bool api_exec_offsets(struct request *r, uint64_t from[2], bool *given)
+{
+	from[0] = from[1] = 0;
+	*given = false;
+	return parse_offset(r, "stdoutFrom", &from[0], given) &&
+	       parse_offset(r, "stderrFrom", &from[1], given);
 }
 
 static bool parse_result_query(struct request *r, struct result_query *q)
@@ -382,7 +389,7 @@ static bool parse_result_query(struct request *r, struct result_query *q)
 		return false;
 	}
 	q->base64 = encoding && !strcmp(encoding, "base64");
-	return parse_offset(r, "stdoutFrom", q, 0) && parse_offset(r, "stderrFrom", q, 1);
+	return api_exec_offsets(r, q->from, &q->follow);
 }
 
 /* A character of which only the beginning has arrived: its bytes wait for the rest. */
@@ -473,7 +480,7 @@ static void stream_ends(struct exec_session *x, uint64_t ends[2])
 
 void api_exec_result(struct request *r)
 {
-	struct exec_session *x = find_session(r);
+	struct exec_session *x = api_exec_find(r);
 	uint64_t deadline = clock_mono_ms() + RESULT_HOLD_MS, beyond[2];
 	struct result_query q;
 	struct strbuf b = {0};

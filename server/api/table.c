@@ -51,6 +51,7 @@ const struct route api_routes[] = {
     {"POST", SB "/exec/run-async", api_exec_run_async, 0, NULL, NULL},
     {"POST", SB "/exec", api_exec_start, 0, NULL, NULL},
     {"GET", SB "/exec", api_exec_list, 0, NULL, NULL},
+    {"GET", SB "/exec/:sid", api_exec_attach, 0, NULL, NULL},
     {"GET", SB "/exec/:sid/result", api_exec_result, 0, NULL, NULL},
     {"POST", SB "/exec/:sid/kill", api_exec_kill, 0, NULL, NULL},
 
@@ -70,7 +71,6 @@ const struct route api_routes[] = {
     {"POST", SB "/preview/rotate", api_preview_rotate, 0, NULL, NULL},
 
     /* Not built yet. */
-    {"GET", SB "/exec/:sid", LATER = "attaching to a command"},
     {"POST", SB "/migrate", LATER = "migration"},
     {"GET", SB "/logs", LATER = "log search"},
     {"GET", SB "/allowed-hosts", LATER = "secret stores"},

@@ -143,6 +143,7 @@ int sandbox_hibernate_now(struct sandbox *s, struct err *e)
 		return rc;
 	}
 	manager_unreserve(s->m);
+	sessions_cut(s);
 	vm_end(s);
 	log_info("sandbox %s: hibernated, %lld bytes", s->row.id, (long long)bytes);
 	return 0;

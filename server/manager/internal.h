@@ -96,6 +96,7 @@ struct sandbox {
 	struct exec_session *sessions; /* listed ones, newest first */
 	struct exec_session *detached; /* background ones without a connection */
 	bool attaching;		       /* a job is at them */
+	struct exec_reader *readers;   /* of its sessions */
 	bool expiring;		       /* a job is at its idle timeout */
 
 	struct agent_pool *pool; /* never changes */
@@ -342,6 +343,8 @@ void sessions_unlist(struct sandbox *s);
 void sessions_drop(struct sandbox *s);
 /* Attach detached ones again, or end them, whichever is due; on a thread of its own. */
 void sessions_kick(struct sandbox *s);
+/* Readers are to come back later: what they read from goes to sleep, or back in time. */
+void sessions_cut(struct sandbox *s);
 /* Wake those who wait for results. */
 void sessions_interrupt(struct sandbox *s);
 

@@ -44,6 +44,18 @@ int outbuf_append(struct outbuf *b, const void *bytes, size_t len, size_t keep)
 	return 0;
 }
 
+void outbuf_trim(struct outbuf *b, uint64_t offset)
+{
+	size_t drop;
+
+	if (offset <= b->start)
+		return;
+	drop = offset - b->start < b->len ? (size_t)(offset - b->start) : b->len;
+	memmove(b->data, b->data + drop, b->len - drop);
+	b->len -= drop;
+	b->start += drop;
+}
+
 void outbuf_fini(struct outbuf *b)
 {
 	free(b->data);

@@ -18,6 +18,8 @@ struct outbuf {
  * Return: 0 or -ENOMEM (nothing was added)
  */
 int outbuf_append(struct outbuf *b, const void *bytes, size_t len, size_t keep);
+/* Drop all below @offset. */
+void outbuf_trim(struct outbuf *b, uint64_t offset);
 void outbuf_fini(struct outbuf *b);
 
 static inline uint64_t outbuf_end(const struct outbuf *b)

@@ -41,6 +41,7 @@ static int roll_back(struct sandbox *s, const struct checkpoint_row *c, struct e
 	if (!state || !ram)
 		return err_set(e, -ENOMEM, "out of memory");
 	upkeep_image_used(s->m, c);
+	sessions_cut(s);
 	rc = vm_rollback(s, &image, e);
 	return rc ? rc : guest_renew(s, e);
 }

@@ -27,7 +27,13 @@ static struct exec_session *session_new(const struct exec_spec *spec)
 	if (!x)
 		return NULL;
 	x->refs = 1;
-	x->cmd = strdup(spec->cmd);
+	x->kind = spec->kind;
+	x->keep = spec->keep ? spec->keep : EXEC_KEEP_BYTES;
+	x->max_alone_s = spec->max_alone_s;
+	/* A tunnel always has two directions. */
+	x->has_stdin = x->in_open = spec->with_stdin || spec->kind == EXEC_TUNNEL;
+	x->in_known = true;
+	x->cmd = strdup(spec->cmd ? spec->cmd : "");
 	x->args = spec->args ? json_deep_copy(spec->args) : json_array();
 	x->started_ms = wall_ms();
 	pthread_mutex_init(&x->lock, NULL);
@@ -53,6 +59,8 @@ void exec_put(struct exec_session *x)
 	json_decref(x->args);
 	outbuf_fini(&x->out[0]);
 	outbuf_fini(&x->out[1]);
+	outbuf_fini(&x->in);
+	order_fini(&x->order);
 	pthread_mutex_destroy(&x->lock);
 	pthread_cond_destroy(&x->changed);
 	free(x);
@@ -129,6 +137,25 @@ static int check_strings(const struct exec_spec *spec, struct err *e)
 	return 0;
 }
 
+static int send_start(struct exec_session *x, const struct exec_spec *spec,
+		      struct agent_exec_spec *a, struct err *e)
+{
+	const char **argv;
+	char **env;
+	int rc;
+
+	if (spec->kind == EXEC_TUNNEL)
+		return agent_tunnel_start(x->conn, a->session, spec->port, false, e);
+	argv = argv_of(spec);
+	env = env_of(spec->envs);
+	a->argv = argv;
+	a->env = (const char *const *)env;
+	rc = argv && env ? agent_exec_start(x->conn, a, e) : err_set(e, -ENOMEM, "out of memory");
+	free(argv);
+	free_strings(env);
+	return rc;
+}
+
 static int send_command(struct exec_session *x, struct sandbox *s, const struct exec_spec *spec,
 			struct err *e)
 {
@@ -138,14 +165,10 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 	    .timeout_ms = (uint32_t)spec->timeout_s * 1000,
 	    .flags = spec->with_stdin ? PROTO_EXEC_STDIN : 0,
 	};
-	const char **argv = argv_of(spec);
-	char **env = env_of(spec->envs);
 	int rc = 0;
 
-	a.argv = argv;
-	a.env = (const char *const *)env;
-	if (!argv || !env || getrandom(&a.session, sizeof(a.session), 0) != sizeof(a.session))
-		rc = err_set(e, -ENOMEM, "out of memory");
+	if (getrandom(&a.session, sizeof(a.session), 0) != sizeof(a.session))
+		rc = err_sys(e, -errno, "getrandom");
 	a.session |= !a.session;
 	x->agent_id = a.session;
 	if (!rc)
@@ -153,17 +176,12 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 	if (!rc) {
 		/* These cannot change while the sandbox has a user. */
 		x->leased = true;
-		x->holds = spec->foreground;
-		if (x->holds)
-			idle_hold(&s->idle);
 		x->epoch = sandbox_epoch(s);
 		x->boots = sandbox_boots(s);
-		rc = agent_exec_start(x->conn, &a, e);
+		rc = send_start(x, spec, &a, e);
 		if (rc)
 			rc = sandbox_explain(s, x->conn, rc, e);
 	}
-	free(argv);
-	free_strings(env);
 	return rc;
 }
 
@@ -241,7 +259,7 @@ static void wait_changed(struct exec_session *x, int timeout_ms)
 	pthread_mutex_unlock(&x->lock);
 }
 
-static struct sandbox *sandbox_of(struct exec_session *x)
+struct sandbox *session_sandbox(struct exec_session *x)
 {
 	struct sandbox *s;
 
@@ -256,7 +274,7 @@ static struct sandbox *sandbox_of(struct exec_session *x)
 int exec_signal(struct exec_session *x, int signo, struct err *e)
 {
 	uint64_t deadline = clock_mono_ms() + SIGNAL_WAIT_MS;
-	struct sandbox *s = sandbox_of(x);
+	struct sandbox *s = session_sandbox(x);
 	bool done = false;
 	int rc = 0;
 
@@ -283,7 +301,7 @@ int exec_signal(struct exec_session *x, int signo, struct err *e)
 
 int exec_wake(struct exec_session *x, struct err *e)
 {
-	struct sandbox *s = sandbox_of(x);
+	struct sandbox *s = session_sandbox(x);
 	int rc = 0;
 
 	if (s && sandbox_hibernated(s)) {
@@ -347,6 +365,11 @@ void exec_view_end(struct exec_session *x)
 	pthread_mutex_unlock(&x->lock);
 }
 
+enum exec_kind exec_kind(const struct exec_session *x)
+{
+	return x->kind;
+}
+
 const char *exec_id(const struct exec_session *x)
 {
 	return x->id;
@@ -383,8 +406,11 @@ void sessions_tick(struct sandbox *s)
 
 		pthread_mutex_lock(&x->lock);
 		expired = x->state != EXEC_RUNNING && now - x->ended_ms > RETAIN_MS;
-		if (x->paused && x->hold_until_ms < now)
+		if (x->paused && !session_must_wait(x))
 			session_unpause(s->m, x);
+		/* For when the socket to the guest had no room. */
+		if (x->state == EXEC_RUNNING)
+			stdin_pump(x);
 		pthread_mutex_unlock(&x->lock);
 		if (!expired) {
 			p = &x->next;
@@ -441,7 +467,7 @@ void sessions_interrupt(struct sandbox *s)
 	pthread_mutex_lock(&s->lock);
 	for (struct exec_session *x = s->sessions; x; x = x->next) {
 		pthread_mutex_lock(&x->lock);
-		pthread_cond_broadcast(&x->changed);
+		session_notify(x);
 		pthread_mutex_unlock(&x->lock);
 	}
 	pthread_mutex_unlock(&s->lock);

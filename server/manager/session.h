@@ -1,37 +1,60 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Commands in sandboxes: started, driven, collected.
+ * Sessions: commands, terminals and TCP connections in sandboxes; started, driven, followed, fed.
  *
  * Theory of operation
  * -------------------
- * A session is one command on one agent connection. Somebody has to read that connection: the
- * thread of the request that started it, as long as the request lasts (exec_drive(): no hand-off
- * between threads on the short path), and the manager's loop from exec_background() on.
+ * A session is one process (or socket) of the guest on one agent connection. Somebody has to read
+ * that connection: the thread of the request that started it, as long as the request lasts
+ * (exec_drive(): no hand-off between threads on the short path), and the manager's loop from
+ * exec_background() on.
  *
- * Of each stream the last EXEC_KEEP_BYTES are kept. A client that follows the output tells up to
- * where it has read (exec_note_reader()): then, for a while, nothing it has not read is dropped,
- * and the command waits instead.
+ * Of each stream the last `keep` bytes are kept, with absolute offsets, and in which order stdout
+ * and stderr came. Any number of *readers* follow a session that the loop drives, each at its own
+ * pace: exec_attach(), then exec_read() whenever exec_reader_fd() is readable. A reader that is
+ * behind by `keep` bytes holds the command back: nothing is dropped that an attached reader has
+ * not read. A client that polls instead tells up to where it has read (exec_note_reader()), with
+ * the same effect for a while.
+ *
+ * stdin: exec_write() takes bytes in order, as many as there is room for, and they stay here until
+ * the guest has them: so they are complete, whatever becomes of the connection.
  *
  * A session outlives its connection: see session_drive.c. While its sandbox is hibernated it stands
- * still.
+ * still. Its readers are *cut* then, as at a rollback: clients are to attach again.
+ *
+ * Who moves bytes between a client and a session does, on a thread of its own:
+ *
+ *   poll the client (for reading only while all that came from it was taken by exec_write(), for
+ *   writing only while something is to be written) and exec_reader_fd();
+ *   exec_read() only when the client has taken what was read before: that is the backpressure.
  */
 #ifndef SERVER_MANAGER_SESSION_H
 #define SERVER_MANAGER_SESSION_H
 
 #include "server/manager/manager.h"
 
-#define EXEC_KEEP_BYTES (8u << 20)
+#define EXEC_KEEP_BYTES	  (8u << 20)   /* of each stream, if the spec says nothing else */
+#define EXEC_REPLAY_BYTES (1u << 20)   /* of both, for a new reader */
+#define EXEC_STDIN_BYTES  (512u << 10) /* on the way to the guest; then exec_write() waits */
 
 struct exec_session;
+struct exec_reader;
+
+enum exec_kind { EXEC_COMMAND, EXEC_TERMINAL, EXEC_TUNNEL, EXEC_AGENT };
 
 struct exec_spec {
+	enum exec_kind kind;
 	const char *cmd;
 	json_t *args;	   /* array of strings or NULL; empty: cmd is a shell command line */
 	json_t *envs;	   /* object of strings or NULL */
 	const char *cwd;   /* NULL: the default */
 	int64_t timeout_s; /* 0: none */
 	bool with_stdin;
-	bool foreground; /* somebody waits for it: the sandbox is not idle until it ends */
+	unsigned int port; /* EXEC_TUNNEL: a TCP port of the guest's loopback; no cmd, args, ... */
+	bool listed;	   /* exec_background() is going to list it */
+	size_t keep;	   /* bytes of each stream; 0: EXEC_KEEP_BYTES */
+	int64_t max_alone_s; /* kill it so long after the last reader has left; 0: never */
+	bool foreground;     /* somebody waits for it: the sandbox is not idle until it ends */
 };
 
 /**
@@ -80,6 +103,66 @@ void exec_note_reader(struct exec_session *x, const uint64_t offsets[2]);
  */
 void exec_wait(struct exec_session *x, int timeout_ms, const uint64_t *from);
 
+/* --- readers ------------------------------------------------------------------------------------
+ */
+
+/**
+ * exec_attach() - Follow a session, one that has ended, too
+ * @from:	Where to begin in stdout and stderr; NULL: so that at most EXEC_REPLAY_BYTES of
+ *		what came before now are read
+ * @out:	Belongs to one thread; exec_detach()
+ *
+ * Return: 0; -ERANGE if the bytes at @from are not here (any more); -ENOMEM, -EMFILE
+ */
+int exec_attach(struct exec_session *x, const uint64_t from[2], struct exec_reader **out,
+		struct err *e);
+void exec_detach(struct exec_reader *r);
+
+/* Readable when exec_read() may have something else than EXEC_NOTHING. */
+int exec_reader_fd(const struct exec_reader *r);
+
+enum exec_news {
+	EXEC_NOTHING, /* for now */
+	EXEC_STDOUT,  /* bytes */
+	EXEC_STDERR,
+	EXEC_LIVE, /* once: what follows came after exec_attach() */
+	EXEC_ROOM, /* for stdin, where exec_write() had taken less than it was given */
+	EXEC_END,  /* all was read, and it has ended: exec_view() says how */
+	EXEC_CUT,  /* the server lets go of its readers; the session may go on */
+};
+
+/**
+ * exec_read() - What comes next; does not wait
+ * @buf, @max:	For bytes. With 0 bytes only EXEC_ROOM, EXEC_CUT and EXEC_NOTHING come: for who has
+ *		not passed on yet what was read before
+ * @len:	How many there are
+ *
+ * EXEC_END and EXEC_CUT are said again each time.
+ */
+enum exec_news exec_read(struct exec_reader *r, void *buf, size_t max, size_t *len);
+/* Offsets of what this reader is going to read next. */
+void exec_reader_at(struct exec_reader *r, uint64_t at[2]);
+/* How many readers there are. */
+unsigned int exec_readers(struct exec_session *x);
+
+/* --- stdin --------------------------------------------------------------------------------------
+ */
+
+/**
+ * exec_write() - Bytes for stdin, after all that was written before
+ * @timeout_ms:	How long to wait for room; 0: take what fits
+ *
+ * Return: bytes taken, fewer than @len (0, too) when the time is over; -EPIPE after the end of
+ *	   the command or of stdin; -ENOMEM
+ */
+ssize_t exec_write(struct exec_session *x, const void *buf, size_t len, int timeout_ms,
+		   struct err *e);
+/* The end of stdin, after all that was written. Nothing happens after the end of the command. */
+void exec_write_eof(struct exec_session *x);
+
+/* --- what is known of it
+ * -------------------------------------------------------------------------- */
+
 enum exec_state {
 	EXEC_RUNNING,
 	EXEC_ENDED,   /* exit_code counts */
@@ -106,6 +189,7 @@ void exec_view(struct exec_session *x, struct exec_view *v);
 void exec_view_end(struct exec_session *x);
 
 /* These never change. */
+enum exec_kind exec_kind(const struct exec_session *x);
 const char *exec_id(const struct exec_session *x);
 const char *exec_command(const struct exec_session *x);
 const json_t *exec_args(const struct exec_session *x);

@@ -55,7 +55,7 @@ static void finish(struct exec_session *x, enum exec_state state)
 	x->state = state;
 	x->ended_ms = clock_mono_ms();
 	x->sandbox = NULL;
-	pthread_cond_broadcast(&x->changed);
+	session_notify(x);
 	pthread_mutex_unlock(&x->lock);
 	agent_pool_put(s->pool, conn);
 	sandbox_put(s);
@@ -67,9 +67,10 @@ static void add_line(struct exec_session *x, const char *text)
 	struct outbuf *err = &x->out[1];
 
 	if (err->len && err->data[err->len - 1] != '\n')
-		outbuf_append(err, "\n", 1, EXEC_KEEP_BYTES);
-	outbuf_append(err, text, strlen(text), EXEC_KEEP_BYTES);
-	outbuf_append(err, "\n", 1, EXEC_KEEP_BYTES);
+		outbuf_append(err, "\n", 1, x->keep);
+	outbuf_append(err, text, strlen(text), x->keep);
+	outbuf_append(err, "\n", 1, x->keep);
+	order_note(&x->order, 1, outbuf_end(err));
 }
 
 static void take_exit(struct exec_session *x, const struct agent_exit *end)
@@ -145,12 +146,25 @@ static void take_output(struct exec_session *x, const struct agent_event *ev)
 	int i = ev->type == AGENT_STDERR, rc;
 
 	pthread_mutex_lock(&x->lock);
-	rc = outbuf_append(&x->out[i], ev->data, ev->len, EXEC_KEEP_BYTES);
+	rc = outbuf_append(&x->out[i], ev->data, ev->len, x->keep);
+	order_note(&x->order, (unsigned int)i, outbuf_end(&x->out[i]));
+	order_trim(&x->order, x->out);
 	x->next_byte[i] = ev->offset + ev->len;
-	pthread_cond_broadcast(&x->changed);
+	session_notify(x);
 	pthread_mutex_unlock(&x->lock);
 	if (rc)
 		log_guest("no memory for the output of a command: bytes are lost");
+}
+
+static void take_stdin_news(struct exec_session *x, const struct agent_event *ev)
+{
+	pthread_mutex_lock(&x->lock);
+	if (ev->type == AGENT_STARTED && !x->in_known)
+		stdin_resume(x, ev->stdin_offset);
+	else
+		stdin_pump(x);
+	session_notify(x);
+	pthread_mutex_unlock(&x->lock);
 }
 
 static enum turn take_event(struct exec_session *x, int rc, const struct agent_event *ev,
@@ -167,6 +181,8 @@ static enum turn take_event(struct exec_session *x, int rc, const struct agent_e
 	}
 	if (ev->type == AGENT_STDOUT || ev->type == AGENT_STDERR)
 		take_output(x, ev);
+	else
+		take_stdin_news(x, ev);
 	return GOES_ON;
 }
 
@@ -199,8 +215,9 @@ static int attach_now(struct exec_session *x, struct err *e)
 	}
 	pthread_mutex_lock(&x->lock);
 	x->conn = conn;
+	x->in_known = false;
 	x->epoch = sandbox_epoch(x->sandbox);
-	pthread_cond_broadcast(&x->changed);
+	session_notify(x);
 	pthread_mutex_unlock(&x->lock);
 	return 0;
 }
@@ -231,16 +248,12 @@ static enum turn attach(struct exec_session *x, uint64_t deadline_ms)
 	}
 }
 
-/* Would the next bytes push out some that a follower has not read? */
 static bool must_wait_for_reader(struct exec_session *x)
 {
-	bool wait = false;
+	bool wait;
 
 	pthread_mutex_lock(&x->lock);
-	if (x->hold_until_ms > clock_mono_ms())
-		for (int i = 0; i < 2; i++)
-			wait |= outbuf_end(&x->out[i]) + PROTO_DATA_MAX >
-				x->read_offsets[i] + EXEC_KEEP_BYTES;
+	wait = x->held = session_must_wait(x);
 	pthread_mutex_unlock(&x->lock);
 	return wait;
 }
@@ -322,7 +335,7 @@ static void pump(struct manager *m, struct exec_session *x)
 		struct err e;
 		int rc;
 
-		if (must_wait_for_reader(x)) {
+		if (!agent_conn_broken(x->conn) && must_wait_for_reader(x)) {
 			x->paused = true;
 			loop_modify(&m->loop, &x->source, 0);
 			return;
@@ -358,12 +371,13 @@ static void on_readable(struct loop_source *source, uint32_t events)
 {
 	struct exec_session *x = container_of(source, struct exec_session, source);
 
-	/* An error is reported even to a source that waits for nothing. */
+	/*
+	 * An error is reported even to a source that waits for nothing. What the connection still
+	 * holds has no room here: the guest has it, too, and will send it on the next one.
+	 */
 	if ((events & (EPOLLHUP | EPOLLERR)) && x->paused) {
-		pthread_mutex_lock(&x->lock);
-		x->hold_until_ms = 0;
-		pthread_mutex_unlock(&x->lock);
 		x->paused = false;
+		agent_conn_abort(x->conn);
 	}
 	pump(x->sandbox->m, x);
 }

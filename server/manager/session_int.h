@@ -8,14 +8,43 @@
 #include "server/manager/outbuf.h"
 #include "server/manager/session.h"
 
+/* Which stream came up to where: the order in which stdout and stderr were read. */
+struct order_segment {
+	unsigned int stream;
+	uint64_t end;
+};
+
+struct order {
+	struct order_segment *segments; /* owned */
+	size_t n, cap;
+	uint64_t base; /* number of segments[0], counted from the first there ever was */
+};
+
+struct exec_reader {
+	struct exec_session *x;	 /* a reference */
+	struct sandbox *sandbox; /* a reference; NULL for a session that had ended */
+	int fd;			 /* eventfd */
+	/* Under x->lock. */
+	struct exec_reader *next; /* in x->readers */
+	uint64_t at[2], live_at[2];
+	uint64_t segment; /* number of the one that `at` is in, or before */
+	bool signalled, live_said, cut;
+	bool room; /* EXEC_ROOM is to be said */
+	/* In sandbox->readers, under its lock. */
+	struct exec_reader *sandbox_prev, *sandbox_next;
+};
+
 struct exec_session {
 	unsigned int refs;	 /* atomic */
 	struct sandbox *sandbox; /* a reference while it runs; never NULL before the end */
+	enum exec_kind kind;
 	char id[9];
 	uint64_t agent_id;  /* what the agent calls it */
 	char *cmd;	    /* owned */
 	json_t *args;	    /* owned; an array */
 	int64_t started_ms; /* wall clock */
+	size_t keep;
+	int64_t max_alone_s; /* 0: no limit */
 
 	pthread_mutex_t lock; /* everything below but where said otherwise */
 	pthread_cond_t changed;
@@ -23,6 +52,17 @@ struct exec_session {
 				  * reads from it */
 	uint32_t epoch;		 /* of the sandbox, when conn was made */
 	struct outbuf out[2];
+	struct order order;
+	struct exec_reader *readers;
+	bool held;		 /* the driver waits for readers */
+	uint64_t alone_since_ms; /* monotonic; when the last reader left; 0: none has */
+	struct outbuf in;	 /* stdin that the guest may not have yet */
+	uint64_t in_sent;	 /* goes on there */
+	bool has_stdin;
+	bool in_open; /* stdin is a pipe, and its end was not written */
+	bool in_eof_sent;
+	bool in_full;  /* exec_write() had to leave something */
+	bool in_known; /* the agent has said how much it has: more can be sent */
 	enum exec_state state;
 	int exit_code, rc;
 	bool timed_out;
@@ -62,6 +102,30 @@ static inline void session_release_idle(struct exec_session *x)
 		idle_release(&x->sandbox->idle, clock_mono_ms());
 	x->holds = false;
 }
+
+/* A reference to its sandbox; NULL after its end. */
+struct sandbox *session_sandbox(struct exec_session *x);
+
+/* --- session_read.c; all under x->lock -----------------------------------------------------------
+ */
+
+/* Output has come: note the order. */
+void order_note(struct order *o, unsigned int stream, uint64_t end);
+/* Forget what is about bytes that were dropped. */
+void order_trim(struct order *o, const struct outbuf out[2]);
+void order_fini(struct order *o);
+/* Something has changed: wake waiters and readers. */
+void session_notify(struct exec_session *x);
+/* Would the next bytes push out some that a reader has not read? Then it is held. */
+bool session_must_wait(struct exec_session *x);
+
+/* --- session_stdin.c; under x->lock
+ * --------------------------------------------------------------- */
+
+/* Send what there is, and tell readers of room. */
+void stdin_pump(struct exec_session *x);
+/* The agent has the bytes below @offset; a new connection goes on there. */
+void stdin_resume(struct exec_session *x, uint64_t offset);
 
 /* Let a paused one go on: it has a follower no more, or one with room. Under loop_lock. */
 void session_unpause(struct manager *m, struct exec_session *x);
