@@ -199,13 +199,15 @@ int agent_exec_attach(struct agent_conn *c, uint64_t session, uint64_t stdout_of
 int agent_exec_next(struct agent_conn *c, int timeout_ms, struct agent_event *ev, struct err *e);
 
 /**
- * agent_exec_stdin() - Send bytes to stdin, as many as window and socket have room for
+ * agent_exec_stdin() - Send bytes to stdin, as many as the window has room for
  *
- * Does not wait. May be called before AGENT_STARTED. After AGENT_EXIT bytes are dropped.
+ * May be called before AGENT_STARTED. After AGENT_EXIT bytes are dropped.
  *
  * Return: bytes taken, 0 if the window is full (wait for AGENT_STDIN_ROOM), or -errno
  */
 ssize_t agent_exec_stdin(struct agent_conn *c, const void *buf, size_t len, struct err *e);
+/* The same, but as many as the socket has room for, too: does not wait. */
+ssize_t agent_exec_stdin_now(struct agent_conn *c, const void *buf, size_t len, struct err *e);
 /* How many bytes of stdin the agent has passed on: these will never be asked for again. */
 uint64_t agent_exec_stdin_acked(struct agent_conn *c);
 /* The process reads EOF after all bytes sent so far. */

@@ -122,7 +122,8 @@ uint64_t agent_exec_stdin_acked(struct agent_conn *c)
 	return acked;
 }
 
-ssize_t agent_exec_stdin(struct agent_conn *c, const void *buf, size_t len, struct err *e)
+static ssize_t send_stdin(struct agent_conn *c, const void *buf, size_t len, bool wait,
+			  struct err *e)
 {
 	uint64_t room;
 	size_t done = 0;
@@ -139,7 +140,7 @@ ssize_t agent_exec_stdin(struct agent_conn *c, const void *buf, size_t len, stru
 	while (!rc && done < len) {
 		size_t n;
 
-		if (!writable(c)) {
+		if (!wait && !writable(c)) {
 			c->room_wanted = true;
 			break;
 		}
@@ -156,6 +157,16 @@ ssize_t agent_exec_stdin(struct agent_conn *c, const void *buf, size_t len, stru
 	}
 	pthread_mutex_unlock(&c->lock);
 	return rc ? rc : (ssize_t)done;
+}
+
+ssize_t agent_exec_stdin(struct agent_conn *c, const void *buf, size_t len, struct err *e)
+{
+	return send_stdin(c, buf, len, true, e);
+}
+
+ssize_t agent_exec_stdin_now(struct agent_conn *c, const void *buf, size_t len, struct err *e)
+{
+	return send_stdin(c, buf, len, false, e);
 }
 
 static int send_numbers(struct agent_conn *c, enum proto_type type, const uint64_t *v, size_t n,

@@ -42,8 +42,8 @@ static void send_all(struct exec_session *x)
 		return;
 	/* An error is for the driver to find. */
 	while (x->in_sent < outbuf_end(&x->in)) {
-		ssize_t n = agent_exec_stdin(x->conn, x->in.data + (x->in_sent - x->in.start),
-					     (size_t)(outbuf_end(&x->in) - x->in_sent), &e);
+		ssize_t n = agent_exec_stdin_now(x->conn, x->in.data + (x->in_sent - x->in.start),
+						 (size_t)(outbuf_end(&x->in) - x->in_sent), &e);
 
 		if (n <= 0)
 			return;
