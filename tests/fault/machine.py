@@ -26,6 +26,9 @@ class Numbers:
         with open(path, "wb") as f:
             f.truncate(1 << 20)
 
+    def settle(self, machine):
+        pass
+
     def look(self, machine):
         pass
 
@@ -56,6 +59,10 @@ class Ext4:
     def make_base(self, path):
         with open(path, "wb") as f:
             f.write(self.before)
+
+    def settle(self, machine):
+        """By then the journal is full, and blocks have been written where they belong."""
+        wait_for("half of the recorded to be written", lambda: machine.printed("halfway"))
 
     def look(self, machine):
         """At a machine that the fault has met."""
@@ -260,6 +267,7 @@ class Store:
     def boot(self, machine, *layers):
         machine.call("configure", **self.shape(machine, *layers))
         machine.call("boot")
+        self.guest.settle(machine)
         machine.run_on()
 
     def image(self, name):

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Writes to the disk (device 0) what an ext4 wrote, in its order and one request after the other, some
- * milliseconds apart (tests/fault/record). So the disk has, at each instant, a state that the file
+ * Writes to the disk (device 0) what an ext4 wrote, in its order and one request after the other
+ * (tests/fault/record): at once up to the last LATER requests, then some milliseconds apart. So the disk has, at each instant, a state that the file
  * system was in. Before each request it looks whether the last one is on the disk: a
  * disk and a memory of different instants show ("torn"). At the end it writes the last one again and
  * again. What fails is tried again, but for FLUSHes.
@@ -11,6 +11,7 @@
 #define RING0	0x2000000
 #define REQUEST 0x2010000 /* type, 0, sector; its status at 16 */
 #define CHECK	0x2011000
+#define LATER	700
 #define READ	0
 #define WRITE	1
 #define FLUSH	4
@@ -69,7 +70,11 @@ start:	VIRTIO_START VIRTIO_BASE, RING0
 	jmp 5f
 4:	call request
 5:	out %al, $0x80
-	rdtsc
+	cmp $LATER, %r12
+	ja 12f
+	jne 13f
+	PRINT "halfway\n"
+13:	rdtsc
 	shl $32, %rdx
 	lea 0x400000(%rax, %rdx), %rcx
 6:	rdtsc
@@ -77,7 +82,7 @@ start:	VIRTIO_START VIRTIO_BASE, RING0
 	add %rdx, %rax
 	cmp %rcx, %rax
 	jb 6b
-	test %r12, %r12
+12:	test %r12, %r12
 	jz 3b
 	dec %r12
 	jz 7f
