@@ -191,16 +191,13 @@ static int restore_image(struct sandbox *s, const struct vm_disk *disk, struct e
 
 static void set_consumed(struct sandbox_row *row, const void *arg)
 {
-	const int64_t *timeout_s = arg;
-
+	(void)arg;
 	row->status = SANDBOX_RUNNING;
 	row->hibernation[0] = '\0';
 	row->hibernation_bytes = 0;
 	row->ended_ms = 0;
 	free(row->error);
 	row->error = NULL;
-	if (timeout_s)
-		row->timeout_s = *timeout_s;
 }
 
 /* Boot from the disk, in the process that is there if it can be used. */
@@ -229,8 +226,7 @@ static int resume_restored(struct sandbox *s, struct err *e)
 }
 
 /* With a process, which knows nothing yet. *@cold: set if the memory is lost. */
-static int wake_in_process(struct sandbox *s, const int64_t *timeout_s, struct wake_result *w,
-			   struct err *e)
+static int wake_in_process(struct sandbox *s, struct wake_result *w, struct err *e)
 {
 	char old[UUID_SIZE];
 	struct vm_disk disk;
@@ -250,7 +246,7 @@ static int wake_in_process(struct sandbox *s, const int64_t *timeout_s, struct w
 		rc = 0;
 	}
 	if (!rc)
-		rc = sandbox_update_row(s, set_consumed, timeout_s, e);
+		rc = sandbox_update_row(s, set_consumed, NULL, e);
 	if (!rc && !cold) {
 		rc = resume_restored(s, e);
 		if (rc && rc != -ESHUTDOWN) {
@@ -280,7 +276,7 @@ static void wake_failed(struct sandbox *s, const struct err *why)
 		sandbox_set_failed(s, why->msg);
 }
 
-static int wake(struct sandbox *s, const int64_t *timeout_s, struct wake_result *w, struct err *e)
+static int wake(struct sandbox *s, struct wake_result *w, struct err *e)
 {
 	uint64_t start_ms = clock_mono_ms();
 	int rc = manager_reserve(s->m, e);
@@ -292,7 +288,7 @@ static int wake(struct sandbox *s, const int64_t *timeout_s, struct wake_result 
 	sandbox_set_status(s, SANDBOX_HIBERNATED);
 	rc = vm_spawn(s, s->row.base_image, e);
 	if (!rc)
-		rc = wake_in_process(s, timeout_s, w, e);
+		rc = wake_in_process(s, w, e);
 	if (!rc)
 		patches_apply(s);
 	if (!rc)
@@ -311,7 +307,7 @@ static int wake(struct sandbox *s, const int64_t *timeout_s, struct wake_result 
 
 /* @s->lifecycle is held. @seen: s->wakes when the caller began to wait for it. */
 static int wake_locked(struct sandbox *s, unsigned int seen, bool explicitly,
-		       const int64_t *timeout_s, struct wake_result *w, struct err *e)
+		       struct wake_result *w, struct err *e)
 {
 	enum sandbox_status status;
 	int rc;
@@ -329,11 +325,9 @@ static int wake_locked(struct sandbox *s, unsigned int seen, bool explicitly,
 	if (!rc && status != SANDBOX_RUNNING)
 		s->changing = true;
 	pthread_mutex_unlock(&s->lock);
-	if (!rc && status == SANDBOX_RUNNING && timeout_s)
-		rc = idle_set_timeout(s, *timeout_s, e);
 	if (rc || status == SANDBOX_RUNNING)
 		return rc;
-	rc = wake(s, timeout_s, w, e);
+	rc = wake(s, w, e);
 	sandbox_touch(s);
 	if (rc)
 		rc = lifecycle_errno(rc);
@@ -359,7 +353,9 @@ static int wake_one(struct sandbox *s, bool explicitly, const int64_t *timeout_s
 	seen = s->wakes;
 	pthread_mutex_unlock(&s->lock);
 	pthread_mutex_lock(&s->lifecycle);
-	rc = wake_locked(s, seen, explicitly, timeout_s, w, e);
+	rc = wake_locked(s, seen, explicitly, w, e);
+	if (!rc && timeout_s)
+		rc = idle_set_timeout(s, *timeout_s, e);
 	pthread_mutex_unlock(&s->lifecycle);
 	return rc;
 }

@@ -196,7 +196,7 @@ int idle_set_timeout(struct sandbox *s, int64_t timeout_s, struct err *e)
 	/* First: the time of before must not meet the timeout of now. */
 	sandbox_touch(s);
 	idle_save(s);
-	return sandbox_update_row(s, set_timeout, &timeout_s, e);
+	return sandbox_update_settings(s, set_timeout, &timeout_s, e);
 }
 
 int sandbox_set_timeout(struct manager *m, const char *id, int64_t timeout_s, struct err *e)

@@ -148,11 +148,17 @@ void sandbox_change_end(struct sandbox *s);
 #define CHANGE_PATIENCE_MS 10000
 
 /*
- * Change the row, in the store and then in memory, as one step for all others.
- * @change is called on a copy, under s->lock.
+ * Change the row but for its settings, in the store and then in memory, as one step for all
+ * others. Under `lifecycle`, whose holder may read the row without s->lock: what it reads is
+ * replaced by nobody else. @change is called on a copy, under s->lock.
  */
 int sandbox_update_row(struct sandbox *s, void (*change)(struct sandbox_row *row, const void *arg),
 		       const void *arg, struct err *e);
+/* Change settings (store_sandbox_set_settings()) in the same way, at any time: nothing else of the
+ * row is touched. */
+int sandbox_update_settings(struct sandbox *s,
+			    void (*change)(struct sandbox_row *row, const void *arg),
+			    const void *arg, struct err *e);
 /* In memory only. */
 void sandbox_set_status(struct sandbox *s, enum sandbox_status status);
 /* Its VM is gone, its disk is not: status error, for good or until it is woken. */

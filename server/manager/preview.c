@@ -118,7 +118,7 @@ int preview_rotate(struct manager *m, const char *sandbox_id, char token[PREVIEW
 		rc = preview_token_make(token, e);
 	if (!rc) {
 		preview_hash(token, hash);
-		rc = sandbox_update_row(s, set_hash, hash, e);
+		rc = sandbox_update_settings(s, set_hash, hash, e);
 	}
 	sandbox_put(s);
 	return rc;

@@ -321,6 +321,39 @@ int sandbox_update_row(struct sandbox *s, void (*change)(struct sandbox_row *row
 	return rc;
 }
 
+static void take_settings(struct sandbox_row *to, struct sandbox_row *from)
+{
+	json_t *old = to->tags;
+
+	to->timeout_s = from->timeout_s;
+	to->tags = from->tags;
+	from->tags = old;
+	to->tagged_ms = from->tagged_ms;
+	memcpy(to->preview_hash, from->preview_hash, sizeof(to->preview_hash));
+}
+
+int sandbox_update_settings(struct sandbox *s,
+			    void (*change)(struct sandbox_row *row, const void *arg),
+			    const void *arg, struct err *e)
+{
+	struct sandbox_row row;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	rc = sandbox_row_copy(&row, &s->row);
+	if (rc) {
+		err_set(e, rc, "out of memory");
+	} else {
+		change(&row, arg);
+		rc = store_sandbox_set_settings(s->m->store, &row, e);
+		if (!rc)
+			take_settings(&s->row, &row);
+		sandbox_row_fini(&row);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
 void sandbox_set_status(struct sandbox *s, enum sandbox_status status)
 {
 	pthread_mutex_lock(&s->lock);

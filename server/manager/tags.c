@@ -81,7 +81,7 @@ int sandbox_set_tags(struct manager *m, const char *id, const json_t *tags, stru
 	if (!rc && !copy)
 		rc = err_set(e, -ENOMEM, "out of memory");
 	if (!rc)
-		rc = sandbox_update_row(s, set_tags, copy, e);
+		rc = sandbox_update_settings(s, set_tags, copy, e);
 	if (!rc && sandbox_copy_row(s, row))
 		rc = err_set(e, -ENOMEM, "out of memory");
 	json_decref(copy);

@@ -11,6 +11,7 @@
 enum statement {
 	ST_INSERT,
 	ST_UPDATE,
+	ST_SETTINGS,
 	ST_PATCHED,
 	ST_ENDED,
 	ST_DELETED,

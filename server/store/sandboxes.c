@@ -129,6 +129,14 @@ int store_sandbox_update(struct store *s, const struct sandbox_row *row, struct 
 	return store_finish(s, st, update_sandbox(s, row, e));
 }
 
+int store_sandbox_set_settings(struct store *s, const struct sandbox_row *row, struct err *e)
+{
+	sqlite3_stmt *st = store_begin(s, ST_SETTINGS);
+
+	bind_sandbox(st, row);
+	return store_run(s, st, e, "recording settings of a sandbox");
+}
+
 int store_sandbox_set_patched(struct store *s, const char *id, int64_t sequence, const char *error,
 			      struct err *e)
 {

@@ -27,11 +27,13 @@
 const char *const store_statements[ST_COUNT] = {
     [ST_INSERT] = "INSERT INTO sandboxes (" COLUMNS ") VALUES (" MARKS_30 ")",
     [ST_UPDATE] = "UPDATE sandboxes SET status=?2, error=?6, cpus=?7, memory_mib=?8, disk_mib=?9, "
-		  "timeout_s=?10, ended_ms=?16, vmm_pid=?17, base_image=?18, layers=?19, "
+		  "ended_ms=?16, vmm_pid=?17, base_image=?18, layers=?19, "
 		  "pending=?20, pending_checkpoint=?21, hibernation=?22, hibernation_bytes=?23, "
 		  "from_checkpoint=?24, current_checkpoint=?25, patch_sequence=?26, "
-		  "patch_error=?27, tags=?28, tagged_ms=?29, preview_hash=?30 "
+		  "patch_error=?27 "
 		  "WHERE id=?1 AND deleted=0",
+    [ST_SETTINGS] = "UPDATE sandboxes SET timeout_s=?10, tags=?28, tagged_ms=?29, "
+		    "preview_hash=?30 WHERE id=?1 AND deleted=0",
     [ST_PATCHED] = "UPDATE sandboxes SET patch_sequence=?2, patch_error=?3 WHERE id=?1",
     [ST_ENDED] = "UPDATE sandboxes SET status=?2, error=?3, ended_ms=?4 WHERE id=?1 AND deleted=0",
     [ST_DELETED] = "UPDATE sandboxes SET status='stopped', deleted=1, "

@@ -167,10 +167,12 @@ int store_sandbox_set_ended(struct store *s, const char *id, enum sandbox_status
 /* Status stopped, deleted; the time of an earlier end is kept. */
 int store_sandbox_set_deleted(struct store *s, const char *id, int64_t now_ms, struct err *e);
 /*
- * Everything of @row that can change: status, error, times, sizes, layers, hibernation,
- * checkpoints, patches. Nothing if it was deleted.
+ * Everything of @row that can change but its settings: status, error, times, sizes, layers,
+ * hibernation, checkpoints, patches. Nothing if it was deleted.
  */
 int store_sandbox_update(struct store *s, const struct sandbox_row *row, struct err *e);
+/* The settings of @row: timeout, tags, token of previews. Nothing if it was deleted. */
+int store_sandbox_set_settings(struct store *s, const struct sandbox_row *row, struct err *e);
 /* The last patch that was applied, and why the next one failed (NULL: it did not). */
 int store_sandbox_set_patched(struct store *s, const char *id, int64_t sequence, const char *error,
 			      struct err *e);

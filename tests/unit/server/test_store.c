@@ -220,9 +220,35 @@ Test(store, the_hash_of_a_preview_token_is_kept)
 	cr_assert_eq(store_sandbox_get(store, "a", &row, NULL), 0);
 	cr_assert_str_eq(row.preview_hash, "");
 	strcpy(row.preview_hash, "abc");
-	cr_assert_eq(store_sandbox_update(store, &row, NULL), 0);
+	cr_assert_eq(store_sandbox_set_settings(store, &row, NULL), 0);
 	sandbox_row_fini(&row);
 	cr_assert_eq(store_sandbox_get(store, "a", &row, NULL), 0);
 	cr_assert_str_eq(row.preview_hash, "abc");
+	sandbox_row_fini(&row);
+}
+
+/* Who changes one of the two has an old copy of the other, at times. */
+Test(store, settings_and_the_rest_of_a_row_do_not_touch_each_other)
+{
+	struct sandbox_row row, other;
+
+	insert("a", 1);
+	cr_assert_eq(store_sandbox_get(store, "a", &row, NULL), 0);
+	cr_assert_eq(store_sandbox_get(store, "a", &other, NULL), 0);
+	row.timeout_s = 77;
+	row.tagged_ms = 5;
+	json_decref(row.tags);
+	row.tags = json_pack("{s:s}", "k", "v");
+	row.vmm_pid = 1;
+	cr_assert_eq(store_sandbox_set_settings(store, &row, NULL), 0);
+	other.vmm_pid = 4711;
+	cr_assert_eq(store_sandbox_update(store, &other, NULL), 0);
+	sandbox_row_fini(&row);
+	sandbox_row_fini(&other);
+	cr_assert_eq(store_sandbox_get(store, "a", &row, NULL), 0);
+	cr_expect_eq(row.timeout_s, 77);
+	cr_expect_eq(row.tagged_ms, 5);
+	cr_expect_str_eq(json_string_value(json_object_get(row.tags, "k")), "v");
+	cr_expect_eq(row.vmm_pid, 4711);
 	sandbox_row_fini(&row);
 }
