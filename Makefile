@@ -75,6 +75,7 @@ help:
 ## make fault      programs killed, and disks full, at every durable write (FAULT_POINTS=N: at N of them)
 ## make kvm        tiny guests on the native /dev/kvm
 ## make img        dormouse-img, on layers that the test writes after docs/disk-format.md
+## make load       10 000 mixed requests of 50 clients at once: percentiles, and no failure
 ## make wrapper    the guest's side of agent sessions, with a stand-in for the SDK
 ## make lab        does the lab notice its own death, and keep output apart and complete
 ## make api         the server's API natively, with a stand-in for the VMM
@@ -269,6 +270,11 @@ $(B)/asan/dormoused: $(B)/asan/server/main.o $(call arch,asan,server lib)
 api: $(B)/asan/dormoused $(B)/dormouse-agent
 	@DORMOUSED=$(CURDIR)/$(B)/asan/dormoused tests/run tap api tests/api/run
 
+# --- many clients at once; LOAD=options of tests/load/run ------------------------------
+.PHONY: load
+load: $(B)/dormoused $(B)/dormouse-agent
+	@tests/run tap load tests/load/run $(LOAD)
+
 # --- the guest's side of agent sessions ------------------------------------------
 .PHONY: wrapper
 wrapper:
@@ -291,7 +297,7 @@ demo:
 	@tests/demo/run
 # In this order: what is quick and close to the cause first.
 test:
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api wrapper lab vm sdk
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api load wrapper lab vm sdk
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)

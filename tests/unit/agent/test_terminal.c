@@ -181,10 +181,13 @@ Test(terminal, a_new_size_is_seen_and_signalled)
 	struct agent_conn *c = shell();
 
 	type(c, "trap 'echo now $(stty size)' WINCH; echo s''et\n");
+	/* Up to its prompt readline reads the size and sets it to what it read. */
 	expect(c, "set\r\n");
+	expect(c, "$ ");
 	ok(agent_exec_winsize(c, 50, 132, &fixture_err));
 	type(c, "\n");
 	expect(c, "now 50 132\r\n");
+	expect(c, "$ ");
 	/* The size that it has: still a reason to draw everything again. */
 	ok(agent_exec_winsize(c, 50, 132, &fixture_err));
 	type(c, "\n");
