@@ -306,8 +306,8 @@ static int wake(struct sandbox *s, struct wake_result *w, struct err *e)
 }
 
 /* @s->lifecycle is held. @seen: s->wakes when the caller began to wait for it. */
-static int wake_locked(struct sandbox *s, unsigned int seen, bool explicitly,
-		       struct wake_result *w, struct err *e)
+static int wake_locked(struct sandbox *s, unsigned int seen, bool explicitly, struct wake_result *w,
+		       struct err *e)
 {
 	enum sandbox_status status;
 	int rc;

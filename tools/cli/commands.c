@@ -15,7 +15,8 @@ const struct command cli_commands[] = {
      "  --cpus N          virtual CPUs\n"
      "  --disk MB         size of its disk\n"
      "  -e, --env K=V     environment of all its processes; K alone: the value it has here\n"
-     "  --timeout S       hibernate it after S idle seconds; 0: never (default: the server's, 300)\n"
+     "  --timeout S       hibernate it after S idle seconds; 0: never (default: the server's, "
+     "300)\n"
      "  --metadata K=V    a label, shown by ls and info\n"
      "\n"
      "-e and --metadata may be repeated. --json prints the server's answer.\n",
