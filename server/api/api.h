@@ -135,6 +135,13 @@ bool api_exec_offsets(struct request *r, uint64_t from[2], bool *given);
 /* exec_attach.c */
 void api_exec_attach(struct request *r);
 
+/* pty.c */
+void api_pty_create(struct request *r);
+void api_pty_list(struct request *r);
+void api_pty_attach(struct request *r);
+void api_pty_resize(struct request *r);
+void api_pty_delete(struct request *r);
+
 /* files.c */
 extern const struct upload_ops api_file_write;
 void api_file_read(struct request *r);

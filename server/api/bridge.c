@@ -109,6 +109,21 @@ static int send_exit(struct state *s)
 	return rc ? rc : send_channel(s, CH_EXIT, code, sizeof(code));
 }
 
+/* A terminal has no message for its exit code: the close frame tells it to who wants to know. */
+static void close_ended(struct state *s)
+{
+	struct exec_view v;
+	char text[124];
+
+	exec_view(s->b->session, &v);
+	if (v.state == EXEC_ENDED)
+		snprintf(text, sizeof(text), "exited with code %d", v.exit_code);
+	else
+		snprintf(text, sizeof(text), "%s", v.error);
+	exec_view_end(s->b->session);
+	ws_close(s->w, WS_NORMAL, s->b->ended ? s->b->ended : text);
+}
+
 /* Return: 1: goes on, 0: nothing more for now, -errno: it is over. */
 static int tell(struct state *s, size_t max)
 {
@@ -120,14 +135,19 @@ static int tell(struct state *s, size_t max)
 	case EXEC_STDERR:
 		return send_channel(s, CH_STDERR, s->block, len) ? -EPIPE : 1;
 	case EXEC_LIVE:
+		if (s->b->format == BRIDGE_RAW)
+			exec_redraw(s->b->session);
 		return s->b->format == BRIDGE_CHANNELS && send_channel(s, CH_LIVE, NULL, 0) ? -EPIPE
 											    : 1;
 	case EXEC_END:
 		if (!send_exit(s))
-			ws_close(s->w, WS_NORMAL, s->b->ended);
+			close_ended(s);
 		return -EPIPE;
 	case EXEC_CUT:
-		ws_close(s->w, WS_GOING_AWAY, "the sandbox was hibernated or restored");
+		if (exec_removed(s->b->session))
+			ws_close(s->w, WS_NORMAL, "the terminal was removed");
+		else
+			ws_close(s->w, WS_GOING_AWAY, "the sandbox was hibernated or restored");
 		return -EPIPE;
 	case EXEC_ROOM:
 		return feed(s) < 0 ? -EPIPE : 1;

@@ -17,14 +17,14 @@ struct bridge {
 	struct exec_session *session; /* a reference */
 	struct exec_reader *reader;
 	enum bridge_format format;
-	const char *ended; /* reason of the close frame after the end of the session */
+	const char *ended; /* reason of the close frame after the end; NULL: tells the exit code */
 };
 
 /**
  * bridge_reply() - Reply with a WebSocket that is a client of a session
  * @x:		The reference is taken
  * @from:	As exec_attach()
- * @ended:	Text for the close frame; static
+ * @ended:	Text for the close frame; static; NULL: "exited with code N"
  */
 void bridge_reply(struct request *r, struct exec_session *x, enum bridge_format format,
 		  const uint64_t from[2], const char *ended);

@@ -288,7 +288,8 @@ static void add_session(void *arg, struct exec_session *x)
 {
 	struct session_list *l = arg;
 
-	write_session(&l->b, l->sandbox, x);
+	if (exec_kind(x) == EXEC_COMMAND)
+		write_session(&l->b, l->sandbox, x);
 }
 
 void api_exec_list(struct request *r)
@@ -313,7 +314,7 @@ struct exec_session *api_exec_find(struct request *r)
 	if (!s)
 		return NULL;
 	sandbox_touch(s);
-	x = exec_find(s, r->param[1]);
+	x = exec_find(s, EXEC_COMMAND, r->param[1]);
 	sandbox_put(s);
 	if (!x)
 		reply_error(r, 404, "exec session not found");

@@ -65,6 +65,12 @@ const struct route api_routes[] = {
     {"GET", SB "/files/download", api_file_download, ROUTE_OPEN, NULL, NULL},
     {"PUT", SB "/files/upload", NULL, ROUTE_OPEN, &api_file_upload, NULL},
 
+    {"POST", SB "/pty", api_pty_create, 0, NULL, NULL},
+    {"GET", SB "/pty", api_pty_list, 0, NULL, NULL},
+    {"GET", SB "/pty/:sid", api_pty_attach, 0, NULL, NULL},
+    {"POST", SB "/pty/:sid/resize", api_pty_resize, 0, NULL, NULL},
+    {"DELETE", SB "/pty/:sid", api_pty_delete, 0, NULL, NULL},
+
     {"POST", SB "/preview", api_preview_create, 0, NULL, NULL},
     {"GET", SB "/preview", api_preview_list, 0, NULL, NULL},
     {"DELETE", SB "/preview/:port", api_preview_delete, 0, NULL, NULL},
@@ -74,10 +80,6 @@ const struct route api_routes[] = {
     {"POST", SB "/migrate", LATER = "migration"},
     {"GET", SB "/logs", LATER = "log search"},
     {"GET", SB "/allowed-hosts", LATER = "secret stores"},
-    {"POST", SB "/pty", LATER = "terminals"},
-    {"GET", SB "/pty/:sid", LATER = "terminals"},
-    {"POST", SB "/pty/:sid/resize", LATER = "terminals"},
-    {"DELETE", SB "/pty/:sid", LATER = "terminals"},
     {"POST", SB "/agent", LATER = "agent sessions"},
     {"GET", SB "/agent", LATER = "agent sessions"},
     {"POST", SB "/agent/:sid/kill", LATER = "agent sessions"},

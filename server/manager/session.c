@@ -30,6 +30,8 @@ static struct exec_session *session_new(const struct exec_spec *spec)
 	x->kind = spec->kind;
 	x->keep = spec->keep ? spec->keep : EXEC_KEEP_BYTES;
 	x->max_alone_s = spec->max_alone_s;
+	x->rows = (uint16_t)spec->rows;
+	x->cols = (uint16_t)spec->cols;
 	/* A tunnel always has two directions. */
 	x->has_stdin = x->in_open = spec->with_stdin || spec->kind == EXEC_TUNNEL;
 	x->in_known = true;
@@ -76,7 +78,7 @@ static const char **argv_of(const struct exec_spec *spec)
 
 	if (!argv)
 		return NULL;
-	if (!n) {
+	if (!n && spec->kind != EXEC_TERMINAL) {
 		argv[0] = "/bin/sh";
 		argv[1] = "-c";
 		argv[2] = spec->cmd;
@@ -164,9 +166,13 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 	    .cwd = spec->cwd && *spec->cwd ? spec->cwd : NULL,
 	    .timeout_ms = (uint32_t)spec->timeout_s * 1000,
 	    .flags = spec->with_stdin ? PROTO_EXEC_STDIN : 0,
+	    .rows = (uint16_t)spec->rows,
+	    .cols = (uint16_t)spec->cols,
 	};
 	int rc = 0;
 
+	if (spec->kind == EXEC_TERMINAL)
+		a.flags = PROTO_EXEC_PTY;
 	if (getrandom(&a.session, sizeof(a.session), 0) != sizeof(a.session))
 		rc = err_sys(e, -errno, "getrandom");
 	a.session |= !a.session;
@@ -210,13 +216,13 @@ int exec_start(struct sandbox *s, const struct exec_spec *spec, struct exec_sess
 /* --- looking at it
  * ----------------------------------------------------------------------------------- */
 
-struct exec_session *exec_find(struct sandbox *s, const char *id)
+struct exec_session *exec_find(struct sandbox *s, enum exec_kind kind, const char *id)
 {
 	struct exec_session *x;
 
 	pthread_mutex_lock(&s->lock);
 	for (x = s->sessions; x; x = x->next)
-		if (!strcmp(x->id, id)) {
+		if (x->kind == kind && !strcmp(x->id, id)) {
 			exec_get(x);
 			break;
 		}
@@ -233,7 +239,9 @@ void exec_each(struct sandbox *s, void (*fn)(void *arg, struct exec_session *x),
 }
 
 /* Return: true if there was nothing to be done, or it was. */
-static bool try_signal(struct exec_session *x, struct sandbox *s, int signo, int *rc, struct err *e)
+static bool try_control(struct exec_session *x, struct sandbox *s,
+			int (*fn)(struct exec_session *x, void *arg, struct err *e), void *arg,
+			int *rc, struct err *e)
 {
 	bool done = true;
 
@@ -241,7 +249,7 @@ static bool try_signal(struct exec_session *x, struct sandbox *s, int signo, int
 	if (x->state == EXEC_RUNNING) {
 		done = x->conn && x->epoch == sandbox_epoch(s);
 		if (done)
-			*rc = agent_exec_signal(x->conn, signo, e);
+			*rc = fn(x, arg, e);
 	}
 	pthread_mutex_unlock(&x->lock);
 	return done;
@@ -271,7 +279,9 @@ struct sandbox *session_sandbox(struct exec_session *x)
 	return s;
 }
 
-int exec_signal(struct exec_session *x, int signo, struct err *e)
+int session_control(struct exec_session *x,
+		    int (*fn)(struct exec_session *x, void *arg, struct err *e), void *arg,
+		    struct err *e)
 {
 	uint64_t deadline = clock_mono_ms() + SIGNAL_WAIT_MS;
 	struct sandbox *s = session_sandbox(x);
@@ -284,7 +294,7 @@ int exec_signal(struct exec_session *x, int signo, struct err *e)
 		rc = sandbox_use(s, e);
 		if (rc)
 			break;
-		done = try_signal(x, s, signo, &rc, e);
+		done = try_control(x, s, fn, arg, &rc, e);
 		sandbox_unuse(s);
 		if (!done && clock_mono_ms() > deadline) {
 			rc = err_set(e, -EHOSTDOWN, "the command cannot be reached");
@@ -297,6 +307,16 @@ int exec_signal(struct exec_session *x, int signo, struct err *e)
 	}
 	sandbox_put(s);
 	return rc;
+}
+
+static int send_signal(struct exec_session *x, void *arg, struct err *e)
+{
+	return agent_exec_signal(x->conn, *(int *)arg, e);
+}
+
+int exec_signal(struct exec_session *x, int signo, struct err *e)
+{
+	return session_control(x, send_signal, &signo, e);
 }
 
 int exec_wake(struct exec_session *x, struct err *e)
@@ -405,7 +425,8 @@ void sessions_tick(struct sandbox *s)
 		bool expired;
 
 		pthread_mutex_lock(&x->lock);
-		expired = x->state != EXEC_RUNNING && now - x->ended_ms > RETAIN_MS;
+		expired = (x->state != EXEC_RUNNING && now - x->ended_ms > RETAIN_MS) ||
+			  terminal_abandoned(x, s->row.status == SANDBOX_HIBERNATED, now);
 		if (x->paused && !session_must_wait(x))
 			session_unpause(s->m, x);
 		/* For when the socket to the guest had no room. */
@@ -425,6 +446,8 @@ void sessions_tick(struct sandbox *s)
 		struct exec_session *x = old;
 
 		old = x->next;
+		if (x->kind == EXEC_TERMINAL)
+			terminal_end(s->m, x);
 		exec_put(x);
 	}
 }

@@ -50,11 +50,14 @@ struct exec_spec {
 	const char *cwd;   /* NULL: the default */
 	int64_t timeout_s; /* 0: none */
 	bool with_stdin;
+	unsigned int rows, cols; /* EXEC_TERMINAL; its cmd is a program, with or without args */
 	unsigned int port; /* EXEC_TUNNEL: a TCP port of the guest's loopback; no cmd, args, ... */
 	bool listed;	   /* exec_background() is going to list it */
 	size_t keep;	   /* bytes of each stream; 0: EXEC_KEEP_BYTES */
-	int64_t max_alone_s; /* kill it so long after the last reader has left; 0: never */
-	bool foreground;     /* somebody waits for it: the sandbox is not idle until it ends */
+	/* Kill it so long after the last reader has left; 0: never. A terminal is hung up, also if
+	 * nobody ever came. */
+	int64_t max_alone_s;
+	bool foreground; /* somebody waits for it: the sandbox is not idle until it ends */
 };
 
 /**
@@ -83,14 +86,23 @@ bool exec_drive(struct exec_session *x, int timeout_ms);
  */
 int exec_background(struct exec_session *x, bool listed, struct err *e);
 
-/* A listed session, or NULL. The caller puts it. */
-struct exec_session *exec_find(struct sandbox *s, const char *id);
+/* A listed session of a kind, or NULL. The caller puts it. */
+struct exec_session *exec_find(struct sandbox *s, enum exec_kind kind, const char *id);
 
 /* Call @fn for every listed session, newest first. */
 void exec_each(struct sandbox *s, void (*fn)(void *arg, struct exec_session *x), void *arg);
 
 /* To the process group; 0 also if it has ended. Wakes a hibernated sandbox. */
 int exec_signal(struct exec_session *x, int signo, struct err *e);
+
+/* Another size for a terminal. Otherwise as exec_signal(). */
+int exec_resize(struct exec_session *x, unsigned int rows, unsigned int cols, struct err *e);
+/* Somebody has attached to a terminal, and not as the first: let its program draw everything. */
+void exec_redraw(struct exec_session *x);
+/* Hang a terminal up and forget it; its readers are cut. Otherwise as exec_signal(). */
+int exec_hang_up(struct sandbox *s, struct exec_session *x, struct err *e);
+/* It was hung up. */
+bool exec_removed(struct exec_session *x);
 
 /* If it has not ended and its sandbox is hibernated, wake that. */
 int exec_wake(struct exec_session *x, struct err *e);

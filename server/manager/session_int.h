@@ -45,6 +45,9 @@ struct exec_session {
 	int64_t started_ms; /* wall clock */
 	size_t keep;
 	int64_t max_alone_s; /* 0: no limit */
+	bool removed;	     /* under lock; a terminal that was hung up */
+	bool seen;	     /* under lock; a terminal that has had a client */
+	uint16_t rows, cols; /* under lock; of a terminal, 0: not known */
 
 	pthread_mutex_t lock; /* everything below but where said otherwise */
 	pthread_cond_t changed;
@@ -103,6 +106,21 @@ static inline void session_release_idle(struct exec_session *x)
 	x->holds = false;
 }
 
+/*
+ * Call @fn, under x->lock, while the session is connected: wakes its sandbox, waits. Not at all if
+ * it has ended. Return: 0; -EINVAL of @fn; -EHOSTDOWN; as sandbox_use()
+ */
+int session_control(struct exec_session *x,
+		    int (*fn)(struct exec_session *x, void *arg, struct err *e), void *arg,
+		    struct err *e);
+
+/* --- terminal.c ----------------------------------------------------------------------------- */
+
+/* Has nobody looked at it for too long? Under x->lock. */
+bool terminal_abandoned(struct exec_session *x, bool asleep, uint64_t now);
+/* Hang up one that is not listed any more. Does not wait. */
+void terminal_end(struct manager *m, struct exec_session *x);
+
 /* A reference to its sandbox; NULL after its end. */
 struct sandbox *session_sandbox(struct exec_session *x);
 
@@ -116,6 +134,8 @@ void order_trim(struct order *o, const struct outbuf out[2]);
 void order_fini(struct order *o);
 /* Something has changed: wake waiters and readers. */
 void session_notify(struct exec_session *x);
+/* Cut its readers. */
+void session_cut(struct exec_session *x);
 /* Would the next bytes push out some that a reader has not read? Then it is held. */
 bool session_must_wait(struct exec_session *x);
 

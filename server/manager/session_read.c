@@ -387,6 +387,14 @@ bool session_must_wait(struct exec_session *x)
 	return wait;
 }
 
+void session_cut(struct exec_session *x)
+{
+	for (struct exec_reader *r = x->readers; r; r = r->next) {
+		r->cut = true;
+		signal_reader(r);
+	}
+}
+
 void sessions_cut(struct sandbox *s)
 {
 	pthread_mutex_lock(&s->lock);
