@@ -126,6 +126,15 @@ void api_exec_start(struct request *r);
 void api_exec_list(struct request *r);
 void api_exec_result(struct request *r);
 void api_exec_kill(struct request *r);
+/* Send the signal that the body names (default 9), and reply. */
+void api_kill_session(struct request *r, struct exec_session *x);
+
+/* agent.c */
+void api_agent_start(struct request *r);
+void api_agent_list(struct request *r);
+void api_agent_kill(struct request *r);
+void api_agent_prompt(struct request *r);
+void api_agent_interrupt(struct request *r);
 
 /* The session that the second parameter names; NULL after having replied. */
 struct exec_session *api_exec_find(struct request *r);

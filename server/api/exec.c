@@ -288,7 +288,8 @@ static void add_session(void *arg, struct exec_session *x)
 {
 	struct session_list *l = arg;
 
-	if (exec_kind(x) == EXEC_COMMAND)
+	/* Agents are commands, too; terminals and tunnels are not. */
+	if (exec_kind(x) == EXEC_COMMAND || exec_kind(x) == EXEC_AGENT)
 		write_session(&l->b, l->sandbox, x);
 }
 
@@ -315,6 +316,8 @@ struct exec_session *api_exec_find(struct request *r)
 		return NULL;
 	sandbox_touch(s);
 	x = exec_find(s, EXEC_COMMAND, r->param[1]);
+	if (!x)
+		x = exec_find(s, EXEC_AGENT, r->param[1]);
 	sandbox_put(s);
 	if (!x)
 		reply_error(r, 404, "exec session not found");
@@ -325,25 +328,31 @@ struct kill_body {
 	int64_t signal;
 };
 
-void api_exec_kill(struct request *r)
+void api_kill_session(struct request *r, struct exec_session *x)
 {
 	static const struct json_field fields[] = {
 	    JSON_FIELD(struct kill_body, signal, "signal", JSON_F_INT, .min = 1, .max = 64),
 	};
-	struct exec_session *x = api_exec_find(r);
 	struct kill_body body = {.signal = 9};
 	struct err e;
+	int rc;
+
+	if (!request_bind(r, fields, 1, &body))
+		return;
+	rc = exec_signal(x, (int)body.signal, &e);
+	if (rc)
+		reply_errno(r, rc, &e);
+	else
+		reply_empty(r, 204);
+}
+
+void api_exec_kill(struct request *r)
+{
+	struct exec_session *x = api_exec_find(r);
 
 	if (!x)
 		return;
-	if (request_bind(r, fields, 1, &body)) {
-		int rc = exec_signal(x, (int)body.signal, &e);
-
-		if (rc)
-			reply_errno(r, rc, &e);
-		else
-			reply_empty(r, 204);
-	}
+	api_kill_session(r, x);
 	exec_put(x);
 }
 

@@ -132,13 +132,16 @@ void listen_close(struct listener *l)
 
 unsigned int listen_port(const struct listener *l)
 {
-	struct sockaddr_storage sa = {0};
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} sa = {.v6 = {0}};
 	socklen_t len = sizeof(sa);
 
-	if (l->unix_path || getsockname(l->fd, (struct sockaddr *)&sa, &len))
+	if (l->unix_path || getsockname(l->fd, &sa.any, &len))
 		return 0;
-	/* Both families have the port at the same place. */
-	return ntohs(((const struct sockaddr_in *)&sa)->sin_port);
+	return ntohs(sa.any.sa_family == AF_INET6 ? sa.v6.sin6_port : sa.v4.sin_port);
 }
 
 const char *listen_name(const struct listener *l, char *buf, size_t len)

@@ -18,6 +18,8 @@
 
 static void order_drop(struct order *o, size_t n)
 {
+	if (!n || !o->segments)
+		return;
 	o->n -= n;
 	o->base += n;
 	memmove(o->segments, o->segments + n, o->n * sizeof(*o->segments));
@@ -46,11 +48,10 @@ void order_note(struct order *o, unsigned int stream, uint64_t end)
 		last->end = end;
 		return;
 	}
-	if (o->n == o->cap && !order_grow(o)) {
-		if (!o->cap)
-			return; /* read as if all of stdout had come first */
+	if (o->n == o->cap && !order_grow(o))
 		order_drop(o, o->n - o->n / 2);
-	}
+	if (!o->segments)
+		return; /* read as if all of stdout had come first */
 	o->segments[o->n++] = (struct order_segment){stream, end};
 }
 

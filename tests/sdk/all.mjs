@@ -4,6 +4,7 @@ import './http.mjs';
 import './sandboxes.mjs';
 import './tags.mjs';
 import './exec.mjs';
+import './agent.mjs';
 import './files.mjs';
 import './hibernate.mjs';
 import './checkpoints.mjs';
