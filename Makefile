@@ -43,7 +43,7 @@ folders := lib devices snapshot vmm server agent cli bench
 
 libs_json   := -ljansson
 libs_vmm    := -lfdt -luring -ljansson -lz -lpthread
-libs_server := -lmicrohttpd -lwslay -lsqlite3 -ljansson -lcrypto -lpthread
+libs_server := -lmicrohttpd -lhttp_parser -lwslay -lsqlite3 -ljansson -lcrypto -lpthread
 libs_bench  := -ljansson -lm -lpthread
 libs_cli    := -lcurl -lwslay -ljansson -luring -lcrypto -lpthread
 

@@ -120,6 +120,7 @@ enum agent_event_type {
 	AGENT_STARTED,	  /* pid, stdin_offset; always the first event */
 	AGENT_STDOUT,	  /* data, len, offset */
 	AGENT_STDERR,	  /* data, len, offset */
+	AGENT_STDOUT_END, /* tunnels: the port will say no more; again after each attach */
 	AGENT_STDIN_ROOM, /* agent_exec_stdin() may take more */
 	AGENT_EXIT,	  /* exit; always the last event: the connection is idle again */
 };
@@ -160,8 +161,8 @@ int agent_exec_start(struct agent_conn *c, const struct agent_exec_spec *s, stru
  * @manual_ack:	As in struct agent_exec_spec
  *
  * Then it is driven like an exec: agent_exec_stdin() sends to the port, what it says are
- * AGENT_STDOUT events, agent_exec_stdin_eof() is a half-close, and so is its end (which
- * has no event). AGENT_EXIT comes when both directions have ended: code 0, or 1 after a
+ * AGENT_STDOUT events, agent_exec_stdin_eof() is a half-close, and so is AGENT_STDOUT_END.
+ * AGENT_EXIT comes when both directions have ended: code 0, or 1 after a
  * reset, when bytes may be lost. Any agent_exec_signal() resets it. A session whose
  * connection was lost can be attached to within a minute of the guest's time.
  *

@@ -298,7 +298,9 @@ static int on_output(struct agent_conn *c, int stream, struct reader *r, struct 
 	ev->offset = read_u64(r);
 	ev->len = reader_left(r);
 	ev->data = read_bytes(r, ev->len);
-	if (r->failed || !ev->len || ev->offset != c->next[stream])
+	if (!stream && !ev->len)
+		ev->type = AGENT_STDOUT_END;
+	if (r->failed || (stream && !ev->len) || ev->offset != c->next[stream])
 		return err_set(e, -EPROTO, "output of %zu bytes at %llu, expected at %llu", ev->len,
 			       (unsigned long long)ev->offset, (unsigned long long)c->next[stream]);
 	pthread_mutex_lock(&c->lock);

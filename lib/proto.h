@@ -102,7 +102,7 @@ enum proto_type {
 	PROTO_RESULT = 0x80,	/* final; TLVs */
 	PROTO_ERROR = 0x81,	/* final; TLVs: errno, message */
 	PROTO_STARTED = 0x82,	/* EXEC, ATTACH: TLVs: pid, stdin offset */
-	PROTO_STDOUT = 0x83,	/* u64 offset, bytes */
+	PROTO_STDOUT = 0x83,	/* u64 offset, bytes; none: a tunnel's port has ended */
 	PROTO_STDERR = 0x84,	/* u64 offset, bytes */
 	PROTO_STDIN_ACK = 0x85, /* u64: bytes of stdin the process (or its pipe) has taken */
 	PROTO_EXIT = 0x86,	/* final; TLVs */

@@ -63,6 +63,8 @@ static const struct setting settings[] = {
      "for requests in progress when stopping (default 5)"},
     {"public-url", TEXT, AT(public_url), 0, 0, "URL", "how clients reach this server"},
     {"sandbox-domain", TEXT, AT(sandbox_domain), 0, 0, "DOMAIN", "suffix of preview host names"},
+    {"preview-host", TEXT, AT(preview_host), 0, 0, "HOST",
+     "the Host header that servers in sandboxes see (default: the client's)"},
     {"region", TEXT, AT(region), 0, 0, "NAME", "shown in sandbox objects (default local)"},
     {"stop-sandboxes-on-exit", FLAG, AT(stop_sandboxes_on_exit), 0, 0, NULL,
      "end the VMs when the server stops; by default they run on and the next server takes them"},

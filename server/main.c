@@ -14,6 +14,7 @@
 #include "server/http/auth.h"
 #include "server/http/httpd.h"
 #include "server/manager/manager.h"
+#include "server/preview/preview.h"
 
 #ifndef DORMOUSE_VERSION
 #define DORMOUSE_VERSION "0.1.0"
@@ -76,6 +77,7 @@ static int serve(const struct config *c, const sigset_t *signals, struct err *e)
 {
 	struct auth_keys *keys = NULL;
 	struct manager *manager = NULL;
+	struct preview_server *previews = NULL;
 	struct httpd *httpd = NULL;
 	struct api api = {0};
 	int rc = 0, signo;
@@ -86,6 +88,8 @@ static int serve(const struct config *c, const sigset_t *signals, struct err *e)
 		rc = manager_start(c, &manager, e);
 	if (!rc)
 		rc = signer_open(&api.signer, c->state, e);
+	if (!rc && !(previews = preview_server_create(manager)))
+		rc = err_set(e, -ENOMEM, "out of memory");
 	if (!rc) {
 		struct httpd_config h = {
 		    .listen = (const char *const *)c->listen.items,
@@ -96,6 +100,9 @@ static int serve(const struct config *c, const sigset_t *signals, struct err *e)
 		    .n_routes = api_routes_count,
 		    .app = &api,
 		    .bound = set_domain,
+		    .claims = preview_claims,
+		    .take = preview_take,
+		    .taker = previews,
 		};
 
 		api.manager = manager;
@@ -109,6 +116,9 @@ static int serve(const struct config *c, const sigset_t *signals, struct err *e)
 		httpd_stop_accepting(httpd);
 		let_requests_end(httpd, manager, c->exit_grace_s);
 	}
+	if (manager)
+		manager_interrupt(manager);
+	preview_server_destroy(previews);
 	httpd_destroy(httpd);
 	manager_stop(manager);
 	auth_keys_free(keys);

@@ -33,7 +33,7 @@ struct drive {
 	uint64_t sent[2];
 	uint64_t stdin_acked; /* last told to the client */
 	uint64_t hold_until_ns;
-	bool started_sent, exit_sent;
+	bool started_sent, end_sent, exit_sent;
 };
 
 enum slot { SLOT_WAKE, SLOT_CONN, SLOT_PID, SLOT_OUT, SLOT_ERR, SLOT_IN, SLOTS };
@@ -97,6 +97,15 @@ static void put_exit(struct drive *d)
 	d->exit_sent = true;
 }
 
+/* The port has ended its direction; the other one may go on for long. */
+static void put_end(struct drive *d)
+{
+	proto_begin(&d->p->out, PROTO_STDOUT, d->id);
+	proto_put_u64(&d->p->out, d->sent[0]);
+	proto_end(&d->p->out);
+	d->end_sent = true;
+}
+
 /* Queue what there is to say, once all that was queued before is sent. */
 static void produce(struct drive *d)
 {
@@ -112,6 +121,9 @@ static void produce(struct drive *d)
 		proto_end(&d->p->out);
 	}
 	put_output(d);
+	if (s->tunnel && !s->reset && s->out_fd[0] < 0 && !d->end_sent &&
+	    d->sent[0] == s->out[0].end)
+		put_end(d);
 	if (s->finished && d->sent[0] == s->out[0].end && d->sent[1] == s->out[1].end &&
 	    !d->exit_sent)
 		put_exit(d);

@@ -64,7 +64,7 @@ bool api_read_preview_auth(struct request *r, struct preview_auth *auth)
 	} else {
 		snprintf(auth->token, sizeof(auth->token), "%s", json_string_value(token));
 	}
-	preview_hash(auth->token, auth->hash);
+	preview_hash(auth->token, strlen(auth->token), auth->hash);
 	return true;
 }
 

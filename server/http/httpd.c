@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/http/auth.h"
@@ -36,6 +37,7 @@ struct httpd {
 	pthread_t acceptor;
 	bool accepting;
 	int stop_fd;
+	struct edge *edge;   /* owned; the acceptor's */
 	unsigned int active; /* atomic */
 	struct ws_set sockets;
 };
@@ -110,6 +112,14 @@ static void reply_options(struct request *r)
 	reply_header(r, "Access-Control-Max-Age", "86400");
 }
 
+/* The connection began with another Host, so it came here; the next one will not. */
+static bool is_misdirected(const struct httpd *h, const struct request *r)
+{
+	const char *host = h->config.claims ? request_header(r, "Host") : NULL;
+
+	return host && h->config.claims(host, strlen(host));
+}
+
 /* Route, credentials, and the first look of an upload. */
 static void request_begin(struct httpd *h, struct request *r)
 {
@@ -119,6 +129,11 @@ static void request_begin(struct httpd *h, struct request *r)
 	r->over_socket = came_over_socket(r->conn);
 	if (r->response)
 		return;
+	if (is_misdirected(h, r)) {
+		reply_error(r, 421, "this Host needs a connection of its own");
+		reply_header(r, "Connection", "close");
+		return;
+	}
 	if (!strcmp(r->method, "OPTIONS")) {
 		reply_options(r);
 		return;
@@ -228,6 +243,43 @@ static enum MHD_Result request_step(void *cls, struct MHD_Connection *conn, cons
 
 /* --- connections --------------------------------------------------------------------- */
 
+static void serve_here(void *arg, int fd, const struct sockaddr_storage *sa, socklen_t len)
+{
+	struct httpd *h = arg;
+
+	/* It closes fd if it fails. */
+	if (MHD_add_connection(h->daemon, fd, (const struct sockaddr *)sa, len) != MHD_YES)
+		log_guest("a connection was refused: %s", strerror(errno));
+}
+
+static void serve_elsewhere(void *arg, int fd, const struct sockaddr_storage *sa, socklen_t len)
+{
+	struct httpd *h = arg;
+
+	(void)len;
+	h->config.take(h->config.taker, fd, sa);
+}
+
+static bool claims_nothing(const char *host, size_t len)
+{
+	(void)host;
+	(void)len;
+	return false;
+}
+
+static int make_edge(struct httpd *h, struct err *e)
+{
+	const struct edge_ops ops = {
+	    .claims = h->config.claims ? h->config.claims : claims_nothing,
+	    .ours = serve_here,
+	    .claimed = serve_elsewhere,
+	    .arg = h,
+	};
+
+	h->edge = edge_create(&ops);
+	return h->edge ? 0 : err_set(e, -ENOMEM, "no memory for connections");
+}
+
 static void accept_one(struct httpd *h, const struct listener *l)
 {
 	struct sockaddr_storage sa;
@@ -243,24 +295,29 @@ static void accept_one(struct httpd *h, const struct listener *l)
 		return;
 	if (!l->unix_path)
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	/* It closes fd if it fails. */
-	if (MHD_add_connection(h->daemon, fd, (struct sockaddr *)&sa, len) != MHD_YES)
-		log_guest("a connection was refused: %s", strerror(errno));
+	edge_accept(h->edge, fd, &sa, len);
 }
 
 static void *acceptor_main(void *arg)
 {
 	struct httpd *h = arg;
-	struct pollfd fds[HTTPD_MAX_LISTEN + 1];
+	struct pollfd fds[HTTPD_MAX_LISTEN + 2];
+	size_t stop = h->n_listeners, edge = stop + 1;
 
 	for (size_t i = 0; i < h->n_listeners; i++)
 		fds[i] = (struct pollfd){.fd = h->listeners[i].fd, .events = POLLIN};
-	fds[h->n_listeners] = (struct pollfd){.fd = h->stop_fd, .events = POLLIN};
+	fds[stop] = (struct pollfd){.fd = h->stop_fd, .events = POLLIN};
+	fds[edge] = (struct pollfd){.fd = edge_fd(h->edge), .events = POLLIN};
 	for (;;) {
-		if (poll(fds, h->n_listeners + 1, -1) < 0)
+		int n = poll(fds, edge + 1, edge_next_ms(h->edge, clock_mono_ms()));
+
+		edge_tick(h->edge, clock_mono_ms());
+		if (n <= 0)
 			continue;
-		if (fds[h->n_listeners].revents)
+		if (fds[stop].revents)
 			return NULL;
+		if (fds[edge].revents)
+			edge_run(h->edge);
 		for (size_t i = 0; i < h->n_listeners; i++)
 			if (fds[i].revents)
 				accept_one(h, &h->listeners[i]);
@@ -320,6 +377,8 @@ int httpd_start(const struct httpd_config *c, struct httpd **out, struct err *e)
 		rc = open_listeners(h, e);
 	if (!rc)
 		rc = start_daemon(h, e);
+	if (!rc)
+		rc = make_edge(h, e);
 	if (!rc) {
 		rc = -pthread_create(&h->acceptor, NULL, acceptor_main, h);
 		h->accepting = !rc;
@@ -365,6 +424,7 @@ void httpd_destroy(struct httpd *h)
 	ws_set_wait(&h->sockets);
 	if (h->daemon)
 		MHD_stop_daemon(h->daemon);
+	edge_destroy(h->edge);
 	fd_close(&h->stop_fd);
 	free(h);
 }

@@ -2,9 +2,8 @@
 /*
  * The HTTP listeners: Unix sockets and TCP ports in front of libmicrohttpd.
  *
- * One thread accepts on all listeners and hands each connection to libmicrohttpd, which
- * gives it a thread of its own. (So a connection can be looked at before, which previews by
- * Host header will need.)
+ * One thread accepts on all listeners, looks whose a connection is (edge.h), and hands it to
+ * libmicrohttpd, which gives it a thread of its own, or to who claims its Host header.
  */
 #ifndef SERVER_HTTP_HTTPD_H
 #define SERVER_HTTP_HTTPD_H
@@ -13,6 +12,7 @@
 
 #include "lib/err.h"
 #include "server/http/auth.h"
+#include "server/http/edge.h"
 #include "server/http/request.h"
 
 #define HTTPD_MAX_LISTEN 16
@@ -27,6 +27,11 @@ struct httpd_config {
 	void *app; /* handed to handlers */
 	/* Called before anything is served, with the port of the first TCP listener or 0. */
 	void (*bound)(void *app, unsigned int tcp_port);
+	/* Which Host headers are not for the routes; NULL: none. Any thread. */
+	edge_claims *claims;
+	/* Takes a connection with such a header: nothing is read yet, it does not block. */
+	void (*take)(void *taker, int fd, const struct sockaddr_storage *peer);
+	void *taker;
 };
 
 struct httpd;

@@ -83,10 +83,19 @@ static const char *code_of_status(unsigned int status)
 		unsigned int status;
 		const char *code;
 	} codes[] = {
-	    {400, "bad_request"},     {401, "unauthorized"},   {403, "forbidden"},
-	    {404, "not_found"},	      {405, "bad_method"},     {409, "conflict"},
-	    {410, "stopped"},	      {413, "too_large"},      {426, "upgrade_required"},
-	    {501, "not_implemented"}, {502, "sandbox_failed"}, {503, "worker_unavailable"},
+	    {400, "bad_request"},
+	    {401, "unauthorized"},
+	    {403, "forbidden"},
+	    {404, "not_found"},
+	    {405, "bad_method"},
+	    {409, "conflict"},
+	    {410, "stopped"},
+	    {413, "too_large"},
+	    {421, "misdirected"},
+	    {426, "upgrade_required"},
+	    {501, "not_implemented"},
+	    {502, "sandbox_failed"},
+	    {503, "worker_unavailable"},
 	};
 
 	for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++)

@@ -12,11 +12,11 @@
 
 #include "server/manager/internal.h"
 
-void preview_hash(const char *token, char hash[HASH_SIZE])
+void preview_hash(const char *token, size_t len, char hash[HASH_SIZE])
 {
 	uint8_t digest[SHA256_DIGEST_LENGTH];
 
-	SHA256((const uint8_t *)token, strlen(token), digest);
+	SHA256((const uint8_t *)token, len, digest);
 	for (size_t i = 0; i < sizeof(digest); i++)
 		snprintf(hash + 2 * i, 3, "%02x", digest[i]);
 }
@@ -117,24 +117,52 @@ int preview_rotate(struct manager *m, const char *sandbox_id, char token[PREVIEW
 	if (!rc)
 		rc = preview_token_make(token, e);
 	if (!rc) {
-		preview_hash(token, hash);
+		preview_hash(token, strlen(token), hash);
 		rc = sandbox_update_settings(s, set_hash, hash, e);
 	}
 	sandbox_put(s);
 	return rc;
 }
 
-bool preview_allowed(struct sandbox *s, const char *token)
+/* Under s->lock. */
+static bool allowed(const struct sandbox *s, const char *token, size_t len)
 {
-	char want[HASH_SIZE], hash[HASH_SIZE];
+	char hash[HASH_SIZE];
 
-	pthread_mutex_lock(&s->lock);
-	memcpy(want, s->row.preview_hash, sizeof(want));
-	pthread_mutex_unlock(&s->lock);
-	if (!want[0])
+	if (!s->row.preview_hash[0])
 		return true;
 	if (!token)
 		return false;
-	preview_hash(token, hash);
-	return !CRYPTO_memcmp(want, hash, HASH_SIZE);
+	preview_hash(token, len, hash);
+	return !CRYPTO_memcmp(s->row.preview_hash, hash, HASH_SIZE);
+}
+
+int preview_admit(struct manager *m, const char *id, const char *token, size_t len,
+		  struct sandbox **out, struct err *e)
+{
+	struct sandbox *s;
+	int rc = sandbox_find_known(m, id, &s, e);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&s->lock);
+	rc = sandbox_status_error(s, e);
+	if (rc != -ESHUTDOWN && !allowed(s, token, len))
+		rc = err_set(e, -EACCES, token ? "invalid preview token" : "missing preview token");
+	pthread_mutex_unlock(&s->lock);
+	if (rc)
+		sandbox_put(s);
+	else
+		*out = s;
+	return rc;
+}
+
+bool sandbox_has_preview_token(struct sandbox *s)
+{
+	bool has;
+
+	pthread_mutex_lock(&s->lock);
+	has = s->row.preview_hash[0] != '\0';
+	pthread_mutex_unlock(&s->lock);
+	return has;
 }

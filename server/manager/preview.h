@@ -10,7 +10,7 @@
 #define PREVIEW_TOKEN_MAX  512
 
 /* SHA-256 in hexadecimal: all that is kept of a token. */
-void preview_hash(const char *token, char hash[HASH_SIZE]);
+void preview_hash(const char *token, size_t len, char hash[HASH_SIZE]);
 int preview_token_make(char token[PREVIEW_TOKEN_SIZE], struct err *e);
 
 /**
@@ -33,7 +33,17 @@ int preview_delete(struct manager *m, const char *sandbox_id, int64_t port, stru
 int preview_rotate(struct manager *m, const char *sandbox_id, char token[PREVIEW_TOKEN_SIZE],
 		   struct err *e);
 
-/* May a request with this token (NULL: without one) go to the sandbox's ports? */
-bool preview_allowed(struct sandbox *s, const char *token);
+/**
+ * preview_admit() - The sandbox of a preview, for a request with this token
+ * @token:	@len bytes; NULL: none came
+ * @out:	A reference: sandbox_put()
+ *
+ * Wakes nobody. Return: 0; -ENOENT; -ESHUTDOWN stopped; -EACCES wrong token; -EHOSTDOWN
+ */
+int preview_admit(struct manager *m, const char *id, const char *token, size_t len,
+		  struct sandbox **out, struct err *e);
+
+/* Does it ask for a token at all? */
+bool sandbox_has_preview_token(struct sandbox *s);
 
 #endif

@@ -79,6 +79,7 @@ Test(tunnel, each_direction_ends_by_itself)
 	cr_expect_eq(ev.len, 6);
 	cr_expect_arr_eq(ev.data, "answer", 6);
 	close(peer);
+	next_event(c, AGENT_STDOUT_END);
 	ev = next_event(c, AGENT_EXIT);
 	cr_expect_eq(ev.exit.code, 0);
 	cr_expect_eq(ev.exit.stdout_len, 6);
@@ -89,6 +90,7 @@ Test(tunnel, each_direction_ends_by_itself)
 	cr_assert_eq(shutdown(peer, SHUT_WR), 0);
 	ev = next_event(c, AGENT_STDOUT);
 	cr_expect_arr_eq(ev.data, "bye", 3);
+	next_event(c, AGENT_STDOUT_END);
 	cr_assert_eq(agent_exec_stdin(c, "still here", 10, &fixture_err), 10);
 	cr_assert_eq(recv(peer, buf, 5, MSG_WAITALL), 5);
 	ok(agent_exec_stdin_eof(c, &fixture_err));
