@@ -35,8 +35,11 @@ class Numbers:
     def note(self):
         return ""
 
+    def written(self, machine):
+        return 0
+
     @classmethod
-    def check(cls, raw):
+    def check(cls, raw, least):
         """Every sector has a number that belongs there."""
         with open(raw, "rb") as f:
             for i in range(cls.sectors):
@@ -73,30 +76,38 @@ class Ext4:
         assert self.late < self.cut_off, "all came when everything was written: the recording is too short"
         return f", {self.late} of them after the last of the recorded" if self.late else ""
 
-    def check(self, raw):
-        """The disk is one that the recorded file system had, and e2fsck finds nothing to mend there."""
+    def written(self, machine):
+        """How many writes it has said that it has done."""
+        with open(machine.console, "rb") as f:
+            return min(f.read().count(b"."), len(self.writes))
+
+    def check(self, raw, least):
+        """The disk is one that the recorded file system had, after so many writes or more; e2fsck finds no fault."""
         with open(raw, "rb") as f:
-            assert self.was_there(f.read()), "what is on the disk was never on it at one time"
+            found = self.writes_on(f.read())
+        assert found is not None, "what is on the disk was never on it at one time"
+        assert found >= least, f"the disk is that of before: {found} writes, and {least} were done"
         # What a mount does: it finishes the journal, and adds up the counters of the groups.
         said = e2fsck("-p", raw)
         assert ": clean, " in said, said
         e2fsck("-fn", raw)
 
-    def was_there(self, disk):
-        """Some first ones of the writes, and maybe a part of the next, and nothing else."""
+    def writes_on(self, disk):
+        """How many of the writes are there, maybe with a part of the next, and nothing else; or None."""
         now = bytearray(self.before)
         assert len(disk) == len(now), f"{len(disk)} bytes"
         differ = sum(now[i:i + 512] != disk[i:i + 512] for i in range(0, len(disk), 512))
-        for at, data in self.writes:
+        found = None
+        for n, (at, data) in enumerate(self.writes):
             there = disk[at:at + len(data)]
             old = sum(now[at + i:at + i + 512] != there[i:i + 512] for i in range(0, len(data), 512))
-            new = sum(data[i:i + 512] != there[i:i + 512] and now[at + i:at + i + 512] != there[i:i + 512]
-                      for i in range(0, len(data), 512))
-            if old == differ and not new:
-                return True
+            neither = sum(data[i:i + 512] != there[i:i + 512] and now[at + i:at + i + 512] != there[i:i + 512]
+                          for i in range(0, len(data), 512))
+            if old == differ and not neither:
+                found = n
             now[at:at + len(data)] = data
             differ += sum(data[i:i + 512] != there[i:i + 512] for i in range(0, len(data), 512)) - old
-        return not differ
+        return found if differ else len(self.writes)
 
 
 def recorded(path):
@@ -294,7 +305,7 @@ class Store:
                 found.insert(0, (layer, info))
         return [layer for layer, _ in found]
 
-    def check_disk(self, *layers):
+    def check_disk(self, *layers, least=0):
         """The layers are sound, and what is on the disk was on it at some instant."""
         paths = [self.path(x) for x in layers]
         if not begun(paths[-1]):
@@ -302,7 +313,7 @@ class Store:
         tool(["check", "--base", self.base, *paths])
         raw = f"{self.folder}/raw"
         tool(["export", "--base", self.base, "--out", raw, *paths])
-        self.guest.check(raw)
+        self.guest.check(raw, least)
         os.unlink(raw)
 
 

@@ -3,7 +3,7 @@
  * Writes to the disk (device 0) what an ext4 wrote, in its order and one request after the other
  * (tests/fault/record): at once up to the last LATER requests, then some milliseconds apart. So the disk has, at each instant, a state that the file
  * system was in. Before each request it looks whether the last one is on the disk: a
- * disk and a memory of different instants show ("torn"). At the end it writes the last one again and
+ * disk and a memory of different instants show ("torn"). After each write it prints a dot. At the end it writes the last one again and
  * again. What fails is tried again, but for FLUSHes.
  */
 #include "tests/guests/guest.inc"
@@ -67,10 +67,12 @@ start:	VIRTIO_START VIRTIO_BASE, RING0
 	je 4f
 	call retry
 	mov %r14, %r15
+	mov $SERIAL, %dx
+	mov $'.', %al
+	out %al, %dx
 	jmp 5f
 4:	call request
-5:	out %al, $0x80
-	cmp $LATER, %r12
+5:	cmp $LATER, %r12
 	ja 12f
 	jne 13f
 	PRINT "halfway\n"

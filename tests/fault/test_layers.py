@@ -45,7 +45,7 @@ class Chain:
             tool(["export", "--base", self.base, "--out", raw, *paths])
             with open(raw, "rb") as f:
                 disk = f.read()
-            self.store.guest.check(raw)
+            self.store.guest.check(raw, 0)
         return disk
 
     def check(self, *paths):
