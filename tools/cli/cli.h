@@ -18,7 +18,7 @@
 #include "lib/err.h"
 #include "tools/cli/http.h"
 
-/* Exit codes; `exec` otherwise passes on the code of the command. */
+/* Exit codes; `exec` and `shell` otherwise pass on the code of the command. */
 enum {
 	EXIT_OK = 0,
 	EXIT_FAILED = 1,
@@ -129,6 +129,7 @@ int cmd_create(struct cli *c, int argc, char **argv);
 int cmd_ls(struct cli *c, int argc, char **argv);
 int cmd_info(struct cli *c, int argc, char **argv);
 int cmd_exec(struct cli *c, int argc, char **argv);
+int cmd_shell(struct cli *c, int argc, char **argv);
 int cmd_cp(struct cli *c, int argc, char **argv);
 int cmd_kill(struct cli *c, int argc, char **argv);
 int cmd_logs(struct cli *c, int argc, char **argv);

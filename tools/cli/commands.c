@@ -42,6 +42,20 @@ const struct command cli_commands[] = {
      "not found), 124 if --timeout ended it, 125 if it could not be run or its end is not\n"
      "known, 130 after Ctrl-C, 2 for wrong usage.\n",
      cmd_exec},
+    {"shell", "[OPTIONS] ID [[--] CMD [ARGS...]]", "open a terminal in a sandbox",
+     "  -e, --env K=V     environment of the program; K alone: the value it has here\n"
+     "  -w, --workdir DIR where it runs (default: the home directory)\n"
+     "  --attach TERMINAL go on with one that was detached from\n"
+     "\n"
+     "Without CMD the program is bash. A CMD without ARGS is a line for sh. Ctrl-] d detaches:\n"
+     "the terminal goes on, for 5 minutes or until it is attached to again. Ctrl-] Ctrl-] is\n"
+     "Ctrl-]. When the sandbox hibernates, the next key wakes it, and all goes on; so it does\n"
+     "after a restart of the server. Options go before ID. There is no --json.\n"
+     "\n"
+     "Exit code: that of the program (128+N if signal N ended it), 0 after Ctrl-] d, 125 if it\n"
+     "could not be run or its end is not known, 128+N if signal N ended this command, 2 for\n"
+     "wrong usage.\n",
+     cmd_shell},
     {"cp", "SRC DST", "copy files and directories into or out of a sandbox",
      "One of the two is ID:PATH, the other a local path, or - for standard input or output.\n"
      "A PATH that does not begin with / is relative to the sandbox's home directory. A\n"
