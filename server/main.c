@@ -106,6 +106,7 @@ static int serve(const struct config *c, const sigset_t *signals, struct err *e)
 		};
 
 		api.manager = manager;
+		api.previews = previews;
 		rc = httpd_start(&h, &httpd, e);
 	}
 	if (!rc) {

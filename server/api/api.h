@@ -13,9 +13,12 @@ struct exec_session;
 /* request->app */
 #define API_DOMAIN_SIZE 256
 
+struct preview_server;
+
 struct api {
 	struct manager *manager;
-	char domain[API_DOMAIN_SIZE]; /* suffix of the host names of previews */
+	struct preview_server *previews; /* borrowed */
+	char domain[API_DOMAIN_SIZE];	 /* suffix of the host names of previews */
 	struct signer signer;
 };
 
@@ -113,6 +116,9 @@ void api_preview_create(struct request *r);
 void api_preview_list(struct request *r);
 void api_preview_delete(struct request *r);
 void api_preview_rotate(struct request *r);
+
+/* tcp.c */
+void api_tcp(struct request *r);
 
 /* storage.c */
 void api_store_get(struct request *r);

@@ -81,6 +81,7 @@ const struct route api_routes[] = {
     {"GET", SB "/preview", api_preview_list, 0, NULL, NULL},
     {"DELETE", SB "/preview/:port", api_preview_delete, 0, NULL, NULL},
     {"POST", SB "/preview/rotate", api_preview_rotate, 0, NULL, NULL},
+    {"GET", SB "/tcp/:port", api_tcp, 0, NULL, NULL},
 
     /* Not built yet. */
     {"POST", SB "/migrate", LATER = "migration"},

@@ -71,6 +71,8 @@ static void request_destroy(struct request *r)
 	if (r->response)
 		MHD_destroy_response(r->response);
 	ws_upgrade_free(r->upgrade);
+	if (r->tail_release)
+		r->tail_release(r->tail);
 	json_decref(r->json);
 	strbuf_fini(&r->body);
 	url_fini(&r->url);

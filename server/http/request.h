@@ -63,6 +63,9 @@ struct request {
 	const char *method, *version; /* borrowed from the connection */
 	struct ws_set *sockets;	      /* of the server; borrowed */
 	struct ws_upgrade *upgrade;   /* owned; set by reply_websocket() */
+	/* Of a reply that goes on after the request: released with it. */
+	void *tail;
+	void (*tail_release)(void *tail);
 	struct url url;
 	const char *param[ROUTE_MAX_PARAMS]; /* in the order of the pattern; borrowed from url */
 	struct strbuf body;

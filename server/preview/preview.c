@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "lib/fd.h"
 #include "lib/log.h"
 #include "server/preview/host.h"
 #include "server/preview/proxy.h"
@@ -176,4 +178,23 @@ void preview_take(void *server, int fd, const struct sockaddr_storage *peer)
 		log_guest("no thread for a preview connection");
 		leave(p, c);
 	}
+}
+
+void preview_forward(struct preview_server *p, int fd, struct tunnel *t, const void *early,
+		     size_t early_len)
+{
+	struct connection *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return;
+	*c = (struct connection){.p = p, .fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)};
+	if (c->fd >= 0 && enter(p, c)) {
+		watch_client(c->fd);
+		proxy_forward(c->fd, t, early, early_len);
+		leave(p, c);
+		return;
+	}
+	log_guest("a forwarded connection was refused: too many are open");
+	fd_close(&c->fd);
+	free(c);
 }

@@ -11,7 +11,7 @@
 
 #include <sys/socket.h>
 
-#include "server/manager/manager.h"
+#include "server/manager/tunnel.h"
 
 #define PREVIEW_MAX_CONNECTIONS 2048u
 
@@ -26,5 +26,15 @@ void preview_server_destroy(struct preview_server *p);
 bool preview_claims(const char *host, size_t len);
 /* Serve a connection; takes @fd, which does not block. @server: a struct preview_server. */
 void preview_take(void *server, int fd, const struct sockaddr_storage *peer);
+
+/**
+ * preview_forward() - Move raw bytes between a client and a tunnel, until both have ended
+ * @fd:		Borrowed
+ * @early:	What the client has said already
+ *
+ * On this thread; ends when the server stops. Counts as one of the connections.
+ */
+void preview_forward(struct preview_server *p, int fd, struct tunnel *t, const void *early,
+		     size_t early_len);
 
 #endif

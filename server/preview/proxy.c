@@ -282,6 +282,16 @@ static void exchange(struct proxy *x)
 	pump_fini(&p);
 }
 
+void proxy_forward(int fd, struct tunnel *t, const void *early, size_t early_len)
+{
+	struct pump p = {.fd = fd, .t = t, .raw = true};
+
+	strbuf_add(&p.up.b, early, early_len);
+	if (p.up.b.failed || pump_run(&p) != PUMP_DONE)
+		abort_client(fd);
+	pump_fini(&p);
+}
+
 void proxy_serve(struct manager *m, int fd, const char *client)
 {
 	struct proxy *x = calloc(1, sizeof(*x)); /* two heads: too large for the stack */

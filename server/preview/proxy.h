@@ -9,6 +9,9 @@
 /* From the client's first byte to the last. Does not close @fd. @client: its address, or NULL. */
 void proxy_serve(struct manager *m, int fd, const char *client);
 
+/* Raw bytes from the beginning on; @early are the client's first. */
+void proxy_forward(int fd, struct tunnel *t, const void *early, size_t early_len);
+
 /* --- pump.c --- */
 
 /* Bytes on their way, the first @sent of which are gone. */

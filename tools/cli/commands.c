@@ -68,6 +68,12 @@ const struct command cli_commands[] = {
      "\n"
      "--json prints {\"files\":N,\"directories\":N,\"bytes\":N,\"skipped\":N}.\n",
      cmd_cp},
+    {"forward", "ID [LOCAL:]PORT", "reach a port of a sandbox at a local port",
+     "Listens on 127.0.0.1:LOCAL (default: the same number as PORT; 0: any that is free) until\n"
+     "Ctrl-C, and prints where. Each connection goes to PORT on the loopback of the sandbox,\n"
+     "whatever it speaks, through the server and with its key. The first one wakes a sandbox that\n"
+     "hibernates; those that are open then go on.\n",
+     cmd_forward},
     {"kill", "ID...", "end sandboxes for good",
      "Prints the ids as they end. Exit code 1 if one of them could not be ended.\n"
      "--json prints [{\"sandboxID\":ID,\"killed\":BOOL,\"error\":TEXT}].\n",
