@@ -252,7 +252,7 @@ Test(terminal, who_keeps_it_open_does_not_hold_the_end)
 
 Test(terminal, who_floods_it_does_not_hold_the_end_either)
 {
-	struct agent_conn *c = script("setsid sh -c 'while :; do echo flood; done' & sleep 0.1");
+	struct agent_conn *c = script("setsid sh -c 'while echo flood; do :; done' & sleep 0.1");
 
 	cr_expect_eq(finish(c), 0);
 }
