@@ -10,10 +10,13 @@
 
 #include "lib/clock.h"
 
+#define LINE_MAX_TEXT 1024
+
 static struct {
 	const char *name;
 	enum log_level level;
 	int fd;
+	bool json;
 } log_to = {.name = "dormouse", .level = LOG_INFO, .fd = 2};
 
 void log_init(const char *name, enum log_level level, int fd)
@@ -28,13 +31,70 @@ int log_fd(void)
 	return log_to.fd;
 }
 
+void log_use_json(void)
+{
+	log_to.json = true;
+}
+
+/* The first "sb-" and 8 hexadecimal digits in a text; NULL if there are none. */
+static const char *find_sandbox(const char *text)
+{
+	for (; (text = strstr(text, "sb-")); text++)
+		if (strspn(text + 3, "0123456789abcdef") == 8)
+			return text;
+	return NULL;
+}
+
+/* Control characters are gone already: see clean(). */
+static size_t add_escaped(char *line, size_t at, size_t max, const char *text)
+{
+	for (; *text && at + 2 < max; text++) {
+		if (*text == '"' || *text == '\\')
+			line[at++] = '\\';
+		line[at++] = *text & 0x80 ? '?' : *text;
+	}
+	return at;
+}
+
+/* Text of a guest or a tenant may be in it, and may not write lines of its own. */
+static void clean(char *text)
+{
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ' || *text == 0x7f)
+			*text = '?';
+}
+
+/* Return: the length without a newline, for which there is room. */
+static size_t format_json(char *line, size_t size, const char *head[3], const char *text)
+{
+	const char *sandbox = find_sandbox(text);
+	int len = snprintf(line, size, "{\"time\":\"%s\",\"level\":\"%s\",\"name\":\"%s\"", head[0],
+			   head[1], head[2]);
+	size_t at = len < 0 ? 0 : (size_t)len;
+
+	if (sandbox)
+		at += (size_t)snprintf(line + at, size - at, ",\"sandbox\":\"%.11s\"", sandbox);
+	at += (size_t)snprintf(line + at, size - at, ",\"message\":\"");
+	at = add_escaped(line, at, size - 4, text);
+	line[at++] = '"';
+	line[at++] = '}';
+	return at;
+}
+
+static size_t format_text(char *line, size_t size, const char *head[3], const char *text)
+{
+	int len = snprintf(line, size - 1, "%s %s %s: %s", head[0], head[1], head[2], text);
+
+	return len < 0 ? 0 : (size_t)len < size - 1 ? (size_t)len : size - 2;
+}
+
 void log_at(enum log_level level, const char *fmt, ...)
 {
 	static const char *const names[] = {"debug", "info", "warn", "error"};
+	char text[1024], line[1200], when[80];
+	const char *head[3] = {when, names[level], log_to.name};
 	struct timespec now;
-	char line[1024];
 	struct tm tm;
-	int head, body;
 	size_t len;
 	va_list ap;
 
@@ -42,20 +102,16 @@ void log_at(enum log_level level, const char *fmt, ...)
 		return;
 	clock_gettime(CLOCK_REALTIME, &now);
 	gmtime_r(&now.tv_sec, &tm);
-	head = snprintf(line, sizeof(line),
-			"%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ %s %s: ", tm.tm_year + 1900,
-			tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-			now.tv_nsec / 1000000, names[level], log_to.name);
+	snprintf(when, sizeof(when), "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ", tm.tm_year + 1900,
+		 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+		 now.tv_nsec / 1000000);
 	va_start(ap, fmt);
-	body = vsnprintf(line + head, sizeof(line) - (size_t)head - 1, fmt, ap);
+	if (vsnprintf(text, sizeof(text), fmt, ap) < 0)
+		text[0] = '\0';
 	va_end(ap);
-	len = (size_t)head + (size_t)(body < 0 ? 0 : body);
-	if (len > sizeof(line) - 2)
-		len = sizeof(line) - 2;
-	/* Text of a guest or a tenant may be in it, and may not write lines of its own. */
-	for (size_t i = 0; i < len; i++)
-		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
-			line[i] = '?';
+	clean(text);
+	len = log_to.json ? format_json(line, sizeof(line), head, text)
+			  : format_text(line, LINE_MAX_TEXT, head, text);
 	line[len++] = '\n';
 	/* One write(2): lines of several threads and processes do not mix. */
 	if (write(log_to.fd, line, len) < 0)

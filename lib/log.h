@@ -17,9 +17,14 @@ enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
  * @level:	Lines below it are dropped
  * @fd:		Borrowed; 2 for stderr
  */
+void log_init(const char *name, enum log_level level, int fd);
 /* Where the log goes. */
 int log_fd(void);
-void log_init(const char *name, enum log_level level, int fd);
+/*
+ * From now on each line is a JSON object: time, level, name, message, and sandbox, if the message
+ * names one (sb-01234567). Bytes beyond ASCII become '?'.
+ */
+void log_use_json(void);
 
 void log_at(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -69,6 +69,8 @@ static const struct setting settings[] = {
     {"stop-sandboxes-on-exit", FLAG, AT(stop_sandboxes_on_exit), 0, 0, NULL,
      "end the VMs when the server stops; by default they run on and the next server takes them"},
     {"log-level", TEXT, AT(log_level), 0, 0, "debug|info|warn|error", "(default info)"},
+    {"log-format", TEXT, AT(log_format), 0, 0, "text|json",
+     "json: one object a line, with sandbox ids (default text)"},
 };
 
 #define N_SETTINGS (sizeof(settings) / sizeof(settings[0]))
@@ -315,6 +317,8 @@ static int fill_defaults(struct config *c, struct err *e)
 		rc = list_add(&c->listen, DEFAULT_LISTEN);
 	if (!rc && !c->region)
 		rc = (c->region = strdup("local")) ? 0 : -ENOMEM;
+	if (!rc && !c->log_format)
+		rc = (c->log_format = strdup("text")) ? 0 : -ENOMEM;
 	if (!rc && !c->log_level)
 		rc = (c->log_level = strdup("info")) ? 0 : -ENOMEM;
 	return rc ? err_set(e, rc, "out of memory") : 0;
@@ -339,6 +343,8 @@ static int check(const struct config *c, struct err *e)
 		if (strcspn(c->images.items[i], "=") == 0 || !strchr(c->images.items[i], '='))
 			return err_set(e, -EINVAL, "--image %s: not of the form NAME=FILE",
 				       c->images.items[i]);
+	if (strcmp(c->log_format, "text") && strcmp(c->log_format, "json"))
+		return err_set(e, -EINVAL, "--log-format %s: neither text nor json", c->log_format);
 	if (strcmp(c->log_level, "debug") && strcmp(c->log_level, "info") &&
 	    strcmp(c->log_level, "warn") && strcmp(c->log_level, "error"))
 		return err_set(e, -EINVAL, "--log-level %s: not debug, info, warn or error",

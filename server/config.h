@@ -29,7 +29,7 @@ struct config {
 	char *api_key_file;
 	char *kernel, *vmm, *tools;
 	char *public_url, *sandbox_domain, *preview_host, *region;
-	char *log_level;
+	char *log_level, *log_format;
 	int64_t max_cpus, max_memory_mib, max_disk_mib, max_sandboxes;
 	int64_t boot_timeout_s, exit_grace_s, pool_size;
 	int64_t flatten_above, cold_after_s; /* 0: never */

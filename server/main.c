@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include "lib/clock.h"
 #include "lib/log.h"
@@ -107,6 +108,8 @@ static int serve(const struct config *c, const sigset_t *signals, struct err *e)
 
 		api.manager = manager;
 		api.previews = previews;
+		api.version = DORMOUSE_VERSION;
+		api.started_s = (int64_t)time(NULL);
 		rc = httpd_start(&h, &httpd, e);
 	}
 	if (!rc) {
@@ -147,6 +150,8 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	log_init("dormoused", level_of(c.log_level), 2);
+	if (!strcmp(c.log_format, "json"))
+		log_use_json();
 	block_signals(&signals);
 	raise_limits();
 	rc = serve(&c, &signals, &e);

@@ -20,6 +20,8 @@ struct api {
 	struct preview_server *previews; /* borrowed */
 	char domain[API_DOMAIN_SIZE];	 /* suffix of the host names of previews */
 	struct signer signer;
+	const char *version;
+	int64_t started_s; /* since 1970 */
 };
 
 /* The one table. */
@@ -73,6 +75,9 @@ bool api_token_good(const struct request *r, const char *token);
 /* The members token and connectURL of an object that is open. */
 void api_write_access(struct strbuf *b, const struct request *r, const struct sandbox_row *row);
 void api_token_refresh(struct request *r);
+
+/* metrics.c */
+void api_metrics(struct request *r);
 
 /* tags.c */
 /* Members of an object that is open. */

@@ -11,6 +11,7 @@ const struct route api_routes[] = {
     {"GET", "/health", api_health, ROUTE_OPEN, NULL, NULL},
     {"GET", "/healthz", api_healthz, ROUTE_OPEN, NULL, NULL},
     {"GET", "/readyz", api_readyz, ROUTE_OPEN, NULL, NULL},
+    {"GET", "/metrics", api_metrics, 0, NULL, NULL},
     {"GET", "/workers", api_workers, 0, NULL, NULL},
     {"GET", "/sessions", api_sandbox_list, 0, NULL, NULL},
 

@@ -37,8 +37,10 @@ struct httpd {
 	pthread_t acceptor;
 	bool accepting;
 	int stop_fd;
-	struct edge *edge;   /* owned; the acceptor's */
-	unsigned int active; /* atomic */
+	struct edge *edge;	    /* owned; the acceptor's */
+	unsigned int active;	    /* atomic */
+	unsigned int connections;   /* atomic */
+	struct route_stats *routes; /* owned; config.n_routes + 1 */
 	struct ws_set sockets;
 };
 
@@ -54,6 +56,8 @@ static void *request_create(void *cls, const char *uri, struct MHD_Connection *c
 	if (!r)
 		return NULL;
 	__atomic_add_fetch(&h->active, 1, __ATOMIC_RELAXED);
+	r->begun_ns = clock_mono_ns();
+	r->httpd = h;
 	r->app = h->config.app;
 	r->conn = conn;
 	r->method = r->version = "";
@@ -79,6 +83,26 @@ static void request_destroy(struct request *r)
 	free(r);
 }
 
+static void count_request(struct httpd *h, const struct request *r)
+{
+	size_t route = r->route ? (size_t)(r->route - h->config.routes) : h->config.n_routes;
+
+	/* Without a status the client went away before there was one. */
+	if (r->status)
+		route_count(&h->routes[route], r->status, r->begun_ns);
+}
+
+static void connection_changed(void *cls, struct MHD_Connection *conn, void **socket_cls,
+			       enum MHD_ConnectionNotificationCode what)
+{
+	struct httpd *h = cls;
+
+	(void)conn;
+	(void)socket_cls;
+	__atomic_add_fetch(&h->connections, what == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1,
+			   __ATOMIC_RELAXED);
+}
+
 static void request_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
 			      enum MHD_RequestTerminationCode why)
 {
@@ -88,6 +112,7 @@ static void request_completed(void *cls, struct MHD_Connection *conn, void **con
 	(void)why;
 	if (!*con_cls)
 		return;
+	count_request(h, *con_cls);
 	request_destroy(*con_cls);
 	*con_cls = NULL;
 	__atomic_sub_fetch(&h->active, 1, __ATOMIC_RELAXED);
@@ -332,10 +357,10 @@ static int start_daemon(struct httpd *h, struct err *e)
 	    MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL |
 		MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC | MHD_ALLOW_UPGRADE,
 	    0, NULL, NULL, request_step, h, MHD_OPTION_URI_LOG_CALLBACK, request_create, h,
-	    MHD_OPTION_NOTIFY_COMPLETED, request_completed, h, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-	    (size_t)CONNECTION_MEMORY, MHD_OPTION_THREAD_STACK_SIZE, (size_t)THREAD_STACK,
-	    MHD_OPTION_CONNECTION_LIMIT, MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-	    IDLE_TIMEOUT_S, MHD_OPTION_END);
+	    MHD_OPTION_NOTIFY_COMPLETED, request_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
+	    connection_changed, h, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+	    MHD_OPTION_THREAD_STACK_SIZE, (size_t)THREAD_STACK, MHD_OPTION_CONNECTION_LIMIT,
+	    MAX_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_TIMEOUT_S, MHD_OPTION_END);
 	if (!h->daemon)
 		return err_set(e, -EIO, "libmicrohttpd does not start");
 	return 0;
@@ -371,8 +396,11 @@ int httpd_start(const struct httpd_config *c, struct httpd **out, struct err *e)
 	h->config = *c;
 	ws_set_init(&h->sockets, &h->active);
 	h->stop_fd = eventfd(0, EFD_CLOEXEC);
+	h->routes = calloc(c->n_routes + 1, sizeof(*h->routes));
 	if (h->stop_fd < 0)
 		rc = err_sys(e, -errno, "eventfd");
+	else if (!h->routes)
+		rc = err_set(e, -ENOMEM, "out of memory");
 	else if (c->n_listen > HTTPD_MAX_LISTEN)
 		rc = err_set(e, -EINVAL, "more than %d listeners", HTTPD_MAX_LISTEN);
 	else
@@ -413,6 +441,16 @@ void httpd_stop_accepting(struct httpd *h)
 	ws_set_stop(&h->sockets);
 }
 
+unsigned int httpd_connections(const struct httpd *h)
+{
+	return __atomic_load_n(&h->connections, __ATOMIC_RELAXED);
+}
+
+const struct route_stats *httpd_route_stats(const struct httpd *h)
+{
+	return h->routes;
+}
+
 unsigned int httpd_active(const struct httpd *h)
 {
 	return __atomic_load_n(&h->active, __ATOMIC_RELAXED);
@@ -428,5 +466,6 @@ void httpd_destroy(struct httpd *h)
 		MHD_stop_daemon(h->daemon);
 	edge_destroy(h->edge);
 	fd_close(&h->stop_fd);
+	free(h->routes);
 	free(h);
 }

@@ -14,6 +14,7 @@
 #include "server/http/auth.h"
 #include "server/http/edge.h"
 #include "server/http/request.h"
+#include "server/stats.h"
 
 #define HTTPD_MAX_LISTEN 16
 
@@ -52,6 +53,12 @@ void httpd_stop_accepting(struct httpd *h);
 
 /* Requests whose reply has not been sent completely; WebSockets do not count. */
 unsigned int httpd_active(const struct httpd *h);
+
+/* Open ones, WebSockets too. */
+unsigned int httpd_connections(const struct httpd *h);
+
+/* One for each route, in their order, and one for requests that match none. Counts go on. */
+const struct route_stats *httpd_route_stats(const struct httpd *h);
 
 /* Ends all connections, waits for handlers, frees. NULL is fine. */
 void httpd_destroy(struct httpd *h);

@@ -29,6 +29,7 @@
 #define ROUTE_MAX_PARAMS 3
 
 struct request;
+struct httpd;
 struct ws_set;
 struct ws_upgrade;
 
@@ -74,7 +75,9 @@ struct request {
 	bool uploading;	  /* begin() was called and neither end() nor abort() */
 	bool over_socket; /* came over a Unix socket: the file's permissions were the credentials */
 	bool started, client_gone;
-	uint64_t dropped_bytes; /* of the body, after an error */
+	const struct httpd *httpd; /* that it came to */
+	uint64_t begun_ns;	   /* monotonic; when its headers had come */
+	uint64_t dropped_bytes;	   /* of the body, after an error */
 	/* The reply. */
 	bool keeps_reply; /* as text in `late`, not as a response; see slow.h */
 	bool retryable;	  /* then */

@@ -517,11 +517,14 @@ int checkpoint_create(struct manager *m, const char *sandbox_id, const struct ch
 		      struct checkpoint_row *row, struct err *e)
 {
 	struct sandbox *s;
+	uint64_t begun_ns;
 	int rc = take_running(m, sandbox_id, &s, e);
 
 	if (rc)
 		return rc;
+	begun_ns = clock_mono_ns();
 	rc = create_locked(s, spec, row, e);
+	operation_done(&m->ops[OP_CHECKPOINT], begun_ns, rc != 0);
 	give_back(s);
 	return rc;
 }

@@ -483,7 +483,8 @@ int sandbox_create_from(struct manager *m, const struct sandbox_spec *spec,
 			const struct sandbox_origin *origin, struct sandbox **out, struct err *e)
 {
 	const struct checkpoint_row *c = origin->checkpoint;
-	uint64_t start_ms = clock_mono_ms();
+	uint64_t start_ms = clock_mono_ms(), begun_ns = clock_mono_ns();
+	bool forked = c && !c->is_template;
 	int rc = check_spec(m->config, spec, e);
 
 	if (!rc)
@@ -495,6 +496,7 @@ int sandbox_create_from(struct manager *m, const struct sandbox_spec *spec,
 		rc = boot_image(m, spec, c, rc, out, e);
 	else if (rc && c && c->full && !lifecycle_passes(rc) && !manager_interrupted(m))
 		rc = boot_disk(m, spec, c, out, e);
+	operation_done(&m->ops[forked ? OP_FORK : OP_CREATE], begun_ns, rc != 0);
 	pool_refill(m);
 	if (rc) {
 		manager_unreserve(m);

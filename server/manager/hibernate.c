@@ -116,7 +116,7 @@ static void undo(struct sandbox *s, const char *id)
 	hibernation_remove(s, id);
 }
 
-int sandbox_hibernate_now(struct sandbox *s, struct err *e)
+static int hibernate(struct sandbox *s, struct err *e)
 {
 	char id[UUID_SIZE];
 	int64_t bytes = 0;
@@ -147,6 +147,15 @@ int sandbox_hibernate_now(struct sandbox *s, struct err *e)
 	vm_end(s);
 	log_info("sandbox %s: hibernated, %lld bytes", s->row.id, (long long)bytes);
 	return 0;
+}
+
+int sandbox_hibernate_now(struct sandbox *s, struct err *e)
+{
+	uint64_t begun_ns = clock_mono_ns();
+	int rc = hibernate(s, e);
+
+	operation_done(&s->m->ops[OP_HIBERNATE], begun_ns, rc != 0);
+	return rc;
 }
 
 int sandbox_hibernate(struct manager *m, const char *id, struct sandbox_row *row, bool *already,
@@ -310,6 +319,7 @@ static int wake_locked(struct sandbox *s, unsigned int seen, bool explicitly, st
 		       struct err *e)
 {
 	enum sandbox_status status;
+	uint64_t begun_ns;
 	int rc;
 
 	pthread_mutex_lock(&s->lock);
@@ -327,7 +337,9 @@ static int wake_locked(struct sandbox *s, unsigned int seen, bool explicitly, st
 	pthread_mutex_unlock(&s->lock);
 	if (rc || status == SANDBOX_RUNNING)
 		return rc;
+	begun_ns = clock_mono_ns();
 	rc = wake(s, w, e);
+	operation_done(&s->m->ops[OP_WAKE], begun_ns, rc != 0);
 	sandbox_touch(s);
 	if (rc)
 		rc = lifecycle_errno(rc);

@@ -45,6 +45,7 @@ struct manager {
 	unsigned int background;    /* atomic: sessions that the loop drives */
 	bool interrupted;	    /* atomic */
 	struct jobs jobs;
+	struct operation_stats ops[OP_COUNT];
 	struct pool *pool;	     /* owned; shells made in advance */
 	struct templates *templates; /* owned */
 	struct upkeep *upkeep;	     /* owned */

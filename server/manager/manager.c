@@ -31,6 +31,26 @@ unsigned int manager_running_count(struct manager *m)
 	return __atomic_load_n(&m->running, __ATOMIC_RELAXED);
 }
 
+const struct operation_stats *manager_operations(const struct manager *m)
+{
+	return m->ops;
+}
+
+void manager_figures(struct manager *m, struct manager_figures *f)
+{
+	memset(f, 0, sizeof(*f));
+	pthread_mutex_lock(&m->table_lock);
+	for (size_t i = 0; i < TABLE_BUCKETS; i++)
+		for (struct sandbox *s = m->buckets[i]; s; s = s->next) {
+			pthread_mutex_lock(&s->lock);
+			f->by_status[s->row.status]++;
+			pthread_mutex_unlock(&s->lock);
+		}
+	pthread_mutex_unlock(&m->table_lock);
+	f->background = __atomic_load_n(&m->background, __ATOMIC_RELAXED);
+	f->shells = pool_count(m);
+}
+
 /* --- the loop -------------------------------------------------------------------------- */
 
 static size_t table_count(struct manager *m)

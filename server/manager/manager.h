@@ -39,6 +39,7 @@
 #include "lib/agent_client.h"
 #include "lib/err.h"
 #include "server/config.h"
+#include "server/stats.h"
 #include "server/store/store.h"
 
 struct manager;
@@ -63,6 +64,18 @@ void manager_stop(struct manager *m);
 
 const struct config *manager_config(const struct manager *m);
 unsigned int manager_running_count(struct manager *m);
+
+#define MANAGER_STATUSES 4 /* of enum sandbox_status */
+
+struct manager_figures {
+	unsigned int by_status[MANAGER_STATUSES]; /* sandboxes that are not deleted */
+	unsigned int background;		  /* commands that no request's thread reads */
+	unsigned int shells;			  /* in the pool */
+};
+
+void manager_figures(struct manager *m, struct manager_figures *f);
+/* OP_COUNT of them; counts go on. */
+const struct operation_stats *manager_operations(const struct manager *m);
 
 /* --- sandboxes --------------------------------------------------------------------------- */
 

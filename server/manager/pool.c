@@ -183,3 +183,13 @@ void pool_check(struct manager *m)
 {
 	start_job(m, true);
 }
+
+unsigned int pool_count(struct manager *m)
+{
+	unsigned int n;
+
+	pthread_mutex_lock(&m->pool->lock);
+	n = m->pool->n;
+	pthread_mutex_unlock(&m->pool->lock);
+	return n;
+}

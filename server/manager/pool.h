@@ -19,6 +19,9 @@ void pool_fini(struct manager *m);
 /* A live shell of this shape, the caller's alone; NULL if there is none. */
 struct sandbox *pool_take(struct manager *m, int64_t cpus, int64_t memory_mib);
 
+/* How many there are. */
+unsigned int pool_count(struct manager *m);
+
 /* Make what is missing, in the background. */
 void pool_refill(struct manager *m);
 /* Replace those that have ended by themselves, in the background. */

@@ -112,7 +112,7 @@ static int restore_in_place(struct sandbox *s, const struct checkpoint_row *c,
 static int restore_locked(struct sandbox *s, const struct checkpoint_row *c, bool *cold,
 			  struct err *e)
 {
-	uint64_t start_ms = clock_mono_ms();
+	uint64_t start_ms = clock_mono_ms(), begun_ns = clock_mono_ns();
 	char new_layer[UUID_SIZE];
 	int rc = sandbox_change_begin(s, PATIENCE_MS, e);
 
@@ -126,6 +126,7 @@ static int restore_locked(struct sandbox *s, const struct checkpoint_row *c, boo
 			rc = err_wrap(e, lifecycle_errno(rc), "restoring checkpoint %s", c->id);
 	}
 	layer_unpin(s->m, new_layer);
+	operation_done(&s->m->ops[OP_RESTORE], begun_ns, rc != 0);
 	sandbox_change_end(s);
 	if (!rc)
 		log_info("sandbox %s: restored to checkpoint %s after %llu ms%s", s->row.id, c->id,

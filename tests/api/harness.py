@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -101,8 +102,8 @@ class Server:
                                             env={**os.environ, "FAKE_VMM_AGENT": AGENT, **self.env})
         wait_for("dormoused to be ready", lambda: "ready" in self.log()[begin:] or self.process.poll() is not None)
         assert self.process.poll() is None, f"dormoused ended: {self.log()[begin:]}"
-        self.port = next((int(line.rsplit(":", 1)[1]) for line in self.log()[begin:].splitlines()
-                          if "listening on tcp:" in line), None)
+        port = re.search(r"listening on tcp:.*:(\d+)", self.log()[begin:])
+        self.port = int(port[1]) if port else None
 
     def log(self):
         with open(self.log_path, errors="replace") as f:

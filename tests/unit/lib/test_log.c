@@ -41,3 +41,23 @@ Test(log, a_line_that_is_too_long_is_cut)
 	cr_assert_eq(logged(line, sizeof(line), text), 1023);
 	cr_assert_eq(line[1022], '\n');
 }
+
+Test(log, a_json_line_is_one_object_whatever_the_text)
+{
+	char text[3000], line[4096];
+
+	log_use_json();
+	logged(line, sizeof(line), "of sandbox sb-0123abcd: \"quoted\" \\ \n \xc3\xa4 {");
+	cr_assert_not_null(
+	    strstr(line, "Z\",\"level\":\"warn\",\"name\":\"test\","
+			 "\"sandbox\":\"sb-0123abcd\",\"message\":\"of sandbox sb-0123abcd: "
+			 "\\\"quoted\\\" \\\\ ? ?? {\"}\n"),
+	    "%s", line);
+	logged(line, sizeof(line), "sb-0123abc sb-XXXXXXXX sb-");
+	cr_assert_null(strstr(line, "\"sandbox\""));
+	/* What is cut is cut between characters of JSON. */
+	memset(text, '"', sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	cr_assert_leq(logged(line, sizeof(line), text), 1200);
+	cr_assert_not_null(strstr(line, "\\\"\"}\n"), "%s", line);
+}
