@@ -9,5 +9,6 @@ import './files.mjs';
 import './hibernate.mjs';
 import './checkpoints.mjs';
 import './patches.mjs';
+import './previews.mjs';
 import './git.mjs';
 import './cli.mjs';
