@@ -111,13 +111,15 @@ struct agent_exec_spec {
 	const char *user;	/* NULL: the sandbox user. Name or decimal uid */
 	uint32_t timeout_ms;	/* 0: none. The agent kills the whole process group */
 	uint32_t flags;		/* PROTO_EXEC_* */
+	const void *label;	/* opaque; agent_sessions_next() tells it. NULL: none */
+	size_t label_len;	/* at most PROTO_LABEL_MAX; agents that know no labels ignore it */
 	uint16_t rows, cols;	/* PROTO_EXEC_PTY: size of the terminal; 0: 24 and 80 */
 	bool manual_ack; /* the caller calls agent_exec_ack(); else a chunk is acknowledged when
 			  * the next event is asked for */
 };
 
 enum agent_event_type {
-	AGENT_STARTED,	  /* pid, stdin_offset; always the first event */
+	AGENT_STARTED,	  /* pid, stdin_*, start; always the first event */
 	AGENT_STDOUT,	  /* data, len, offset */
 	AGENT_STDERR,	  /* data, len, offset */
 	AGENT_STDOUT_END, /* tunnels: the port will say no more; again after each attach */
@@ -139,6 +141,9 @@ struct agent_event {
 	size_t len;
 	uint64_t offset;       /* of data in its stream, from the start of the session */
 	uint64_t stdin_offset; /* AGENT_STARTED: the agent has the bytes below; go on here */
+	bool stdin_ended;      /* AGENT_STARTED: and knows that no more will come */
+	uint64_t start[2];     /* AGENT_STARTED: where stdout and stderr go on */
+	uint64_t end[2];       /* AGENT_STARTED: how long they are so far */
 	uint32_t pid;
 	struct agent_exit exit;
 };
@@ -183,9 +188,26 @@ int agent_tunnel_start(struct agent_conn *c, uint64_t session, unsigned int port
  * the guest does not know the session (never started, or ended and forgotten after 10
  * minutes), -ERANGE if bytes from the offset on are gone because they were acknowledged.
  * If another connection has the session, it is taken from it (that one gets -ESTALE).
+ *
+ * AGENT_OLDEST for both: from the oldest bytes that the guest has. Of sessions with a label it
+ * keeps the last MiB of each stream, whether acknowledged or not.
  */
 int agent_exec_attach(struct agent_conn *c, uint64_t session, uint64_t stdout_offset,
 		      uint64_t stderr_offset, bool manual_ack, struct err *e);
+
+#define AGENT_OLDEST UINT64_MAX
+
+struct agent_session {
+	uint64_t id;
+	bool running;
+	const uint8_t *label; /* borrowed until the next call */
+	size_t label_len;
+};
+
+/* Begin to list the sessions that have labels; -EOPNOTSUPP: an old image, which knows none. */
+int agent_sessions_open(struct agent_conn *c, struct err *e);
+/* Return: 1 and a session, 0 at the end (the connection is idle again), or -errno. */
+int agent_sessions_next(struct agent_conn *c, struct agent_session *s, struct err *e);
 
 /**
  * agent_exec_next() - The next event of the running exec

@@ -26,7 +26,7 @@ struct agent_conn {
 
 	pthread_mutex_t lock; /* for sending, and for all below */
 	struct proto_buf out;
-	bool manual_ack, started, room_wanted, stdin_known;
+	bool manual_ack, started, room_wanted, stdin_known, oldest;
 	uint64_t next[2], acked[2]; /* stdout, stderr: next byte expected; acknowledged */
 	uint64_t stdin_sent, stdin_acked;
 

@@ -18,7 +18,7 @@ static void put_strings(struct agent_conn *c, enum proto_tag tag, const char *co
 static void exec_reset(struct agent_conn *c, bool manual_ack)
 {
 	c->manual_ack = manual_ack;
-	c->started = c->room_wanted = false;
+	c->started = c->room_wanted = c->oldest = false;
 	c->stdin_sent = c->stdin_acked = 0;
 	c->next[0] = c->next[1] = c->acked[0] = c->acked[1] = 0;
 }
@@ -46,6 +46,8 @@ int agent_exec_start(struct agent_conn *c, const struct agent_exec_spec *s, stru
 		proto_put_tlv_u32(&c->out, PROTO_TAG_TIMEOUT_MS, PROTO_MANDATORY, s->timeout_ms);
 	if (s->flags)
 		proto_put_tlv_u32(&c->out, PROTO_TAG_EXEC_FLAGS, PROTO_MANDATORY, s->flags);
+	if (s->label)
+		proto_put_tlv(&c->out, PROTO_TAG_LABEL, 0, s->label, s->label_len);
 	if (s->rows)
 		proto_put_tlv_u32(&c->out, PROTO_TAG_ROWS, PROTO_MANDATORY, s->rows);
 	if (s->cols)
@@ -84,8 +86,11 @@ int agent_exec_attach(struct agent_conn *c, uint64_t session, uint64_t stdout_of
 	c->next[0] = c->acked[0] = stdout_offset;
 	c->next[1] = c->acked[1] = stderr_offset;
 	proto_put_tlv_u64(&c->out, PROTO_TAG_SESSION, PROTO_MANDATORY, session);
-	proto_put_tlv_u64(&c->out, PROTO_TAG_STDOUT_OFFSET, PROTO_MANDATORY, stdout_offset);
-	proto_put_tlv_u64(&c->out, PROTO_TAG_STDERR_OFFSET, PROTO_MANDATORY, stderr_offset);
+	c->oldest = stdout_offset == AGENT_OLDEST && stderr_offset == AGENT_OLDEST;
+	if (!c->oldest) {
+		proto_put_tlv_u64(&c->out, PROTO_TAG_STDOUT_OFFSET, PROTO_MANDATORY, stdout_offset);
+		proto_put_tlv_u64(&c->out, PROTO_TAG_STDERR_OFFSET, PROTO_MANDATORY, stderr_offset);
+	}
 	return conn_request_send(c, e);
 }
 
@@ -266,15 +271,27 @@ static int auto_ack(struct agent_conn *c, struct err *e)
 
 static int on_started(struct agent_conn *c, struct reader *r, struct agent_event *ev, struct err *e)
 {
+	uint32_t ended = 0;
 	struct proto_tlv t;
 	int rc;
 
 	ev->type = AGENT_STARTED;
+	memcpy(ev->start, c->next, sizeof(ev->start));
 	while ((rc = proto_tlv_next(r, &t, e)) > 0) {
 		if (t.tag == PROTO_TAG_PID)
 			rc = proto_tlv_u32(&t, &ev->pid, e);
 		else if (t.tag == PROTO_TAG_STDIN_OFFSET)
 			rc = proto_tlv_u64(&t, &ev->stdin_offset, e);
+		else if (t.tag == PROTO_TAG_STDIN_ENDED)
+			rc = proto_tlv_u32(&t, &ended, e);
+		else if (t.tag == PROTO_TAG_STDOUT_OFFSET)
+			rc = proto_tlv_u64(&t, &ev->start[0], e);
+		else if (t.tag == PROTO_TAG_STDERR_OFFSET)
+			rc = proto_tlv_u64(&t, &ev->start[1], e);
+		else if (t.tag == PROTO_TAG_STDOUT_END)
+			rc = proto_tlv_u64(&t, &ev->end[0], e);
+		else if (t.tag == PROTO_TAG_STDERR_END)
+			rc = proto_tlv_u64(&t, &ev->end[1], e);
 		else
 			rc = proto_tlv_unknown(&t, e);
 		if (rc < 0)
@@ -282,7 +299,14 @@ static int on_started(struct agent_conn *c, struct reader *r, struct agent_event
 	}
 	if (rc < 0)
 		return rc;
+	ev->stdin_ended = ended;
+	if (!c->oldest && memcmp(ev->start, c->next, sizeof(ev->start)))
+		return err_set(e, -EPROTO, "output from another offset than was asked for");
+	if (ev->start[0] > INT64_MAX || ev->start[1] > INT64_MAX)
+		return err_set(e, -EPROTO, "impossible offset of output");
 	pthread_mutex_lock(&c->lock);
+	memcpy(c->next, ev->start, sizeof(c->next));
+	memcpy(c->acked, ev->start, sizeof(c->acked));
 	c->started = true;
 	if (!c->stdin_known)
 		c->stdin_sent = ev->stdin_offset;

@@ -45,7 +45,8 @@ static int open_request(struct agent_conn *c, enum proto_type type, enum conn_st
 
 	if (rc)
 		return rc;
-	proto_put_tlv_str(&c->out, PROTO_TAG_PATH, PROTO_MANDATORY, path);
+	if (path)
+		proto_put_tlv_str(&c->out, PROTO_TAG_PATH, PROTO_MANDATORY, path);
 	return conn_request_send(c, e);
 }
 
@@ -217,4 +218,40 @@ int agent_list_next(struct agent_conn *c, struct agent_entry *entry, struct err 
 			return rc;
 	}
 	return parse_entry(c, entry, e);
+}
+
+/* ---- sessions: not files, but a list as well ---- */
+
+int agent_sessions_open(struct agent_conn *c, struct err *e)
+{
+	if (!(c->hello.flags & PROTO_HELLO_SESSIONS))
+		return err_set(e, -EOPNOTSUPP, "the agent of this image cannot list sessions");
+	return open_request(c, PROTO_SESSIONS, CONN_LIST, NULL, e);
+}
+
+int agent_sessions_next(struct agent_conn *c, struct agent_session *s, struct err *e)
+{
+	struct proto_tlv t;
+	struct reader r;
+	int rc;
+
+	if (c->state != CONN_LIST)
+		return 0;
+	while (!reader_left(&c->rest)) {
+		rc = next_piece(c, PROTO_ENTRIES, e);
+		if (rc <= 0)
+			return rc;
+	}
+	rc = proto_tlv_next(&c->rest, &t, e);
+	if (rc <= 0)
+		return conn_break(c, rc < 0 ? rc : -EPROTO);
+	if (t.tag != PROTO_TAG_SESSION_ENTRY || t.len < PROTO_SESSION_ENTRY_LEN ||
+	    t.len > PROTO_SESSION_ENTRY_LEN + PROTO_LABEL_MAX)
+		return conn_break(c, err_set(e, -EPROTO, "malformed entry of a session"));
+	r = reader_of(t.value, t.len);
+	s->id = read_u64(&r);
+	s->running = read_u32(&r);
+	s->label_len = reader_left(&r);
+	s->label = t.value + PROTO_SESSION_ENTRY_LEN;
+	return 1;
 }

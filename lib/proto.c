@@ -17,6 +17,7 @@ static const struct frame_type frame_types[] = {
     {PROTO_PING, "PING", true, false},
     {PROTO_EXEC, "EXEC", true, false},
     {PROTO_ATTACH, "ATTACH", true, false},
+    {PROTO_SESSIONS, "SESSIONS", true, false},
     {PROTO_CONNECT, "CONNECT", true, false},
     {PROTO_FILE_READ, "FILE_READ", true, false},
     {PROTO_FILE_WRITE, "FILE_WRITE", true, false},

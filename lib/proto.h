@@ -37,6 +37,7 @@
 #define PROTO_REQUEST_MAX (4u << 20)		 /* payload of a request frame, bytes */
 #define PROTO_FRAME_MAX	  (64u << 10)		 /* payload of any other frame, bytes */
 #define PROTO_DATA_MAX	  (PROTO_FRAME_MAX - 8u) /* bytes of a stream in one frame */
+#define PROTO_LABEL_MAX	  4096u
 #define PROTO_WINDOW	  (256u << 10) /* bytes of one stream in flight and not acknowledged */
 
 /* The header of every frame, as it is on the wire. */
@@ -75,7 +76,8 @@ enum proto_type {
 	PROTO_PING = 0x02,  /* answer: RESULT */
 	PROTO_EXEC = 0x03,
 	PROTO_ATTACH = 0x04,
-	PROTO_CONNECT = 0x05, /* only if the agent said PROTO_HELLO_CONNECT */
+	PROTO_CONNECT = 0x05,  /* only if the agent said PROTO_HELLO_CONNECT */
+	PROTO_SESSIONS = 0x06, /* only if the agent said PROTO_HELLO_SESSIONS; ENTRIES..., END */
 	PROTO_FILE_READ = 0x10,
 	PROTO_FILE_WRITE = 0x11,
 	PROTO_FILE_LIST = 0x12,
@@ -108,8 +110,9 @@ enum proto_type {
 	PROTO_EXIT = 0x86,	/* final; TLVs */
 	PROTO_FILE_INFO = 0x87, /* FILE_READ: before the data; TLVs as of STAT */
 	PROTO_CHUNK = 0x88,	/* FILE_READ: bytes; never empty */
-	PROTO_ENTRIES = 0x89,	/* FILE_LIST: TLVs PROTO_TAG_ENTRY */
-	PROTO_END = 0x8a,	/* final; FILE_READ, FILE_LIST: all was sent */
+	PROTO_ENTRIES =
+	    0x89,	  /* FILE_LIST, SESSIONS: TLVs PROTO_TAG_ENTRY, PROTO_TAG_SESSION_ENTRY */
+	PROTO_END = 0x8a, /* final; FILE_READ, FILE_LIST, SESSIONS: all was sent */
 };
 
 /* Numbers are 4 or 8 bytes as named; strings are without NUL, of the length of the TLV. */
@@ -132,17 +135,26 @@ enum proto_tag {
 	PROTO_TAG_USER = 0x15,	     /* string: name or decimal uid */
 	PROTO_TAG_TIMEOUT_MS = 0x16, /* u32, 0: none */
 	PROTO_TAG_EXEC_FLAGS = 0x17, /* u32, PROTO_EXEC_* */
-	PROTO_TAG_ROWS = 0x19,	     /* u32, with PROTO_EXEC_PTY: 1-65535, default 24 */
-	PROTO_TAG_COLS = 0x1a,	     /* u32, likewise; default 80 */
+	PROTO_TAG_LABEL = 0x18, /* at most PROTO_LABEL_MAX bytes: SESSIONS lists it with them */
+	PROTO_TAG_ROWS = 0x19,	/* u32, with PROTO_EXEC_PTY: 1-65535, default 24 */
+	PROTO_TAG_COLS = 0x1a,	/* u32, likewise; default 80 */
 
 	/* CONNECT: session, and */
 	PROTO_TAG_PORT = 0x1b, /* u32, 1-65535: TCP port of the guest's loopback */
 
-	/* ATTACH: session, and the first offsets the client lacks: acknowledges those below */
+	/*
+	 * ATTACH: session, and the first offsets the client lacks: acknowledges those below;
+	 * without offsets: from the oldest bytes kept. STARTED: the first offsets that are going to
+	 * be sent
+	 */
 	PROTO_TAG_STDOUT_OFFSET = 0x20, /* u64; in EXIT: total length */
 	PROTO_TAG_STDERR_OFFSET = 0x21, /* u64; in EXIT: total length */
 	PROTO_TAG_STDIN_OFFSET =
 	    0x22, /* u64, STARTED: bytes the agent has; the client goes on there */
+
+	PROTO_TAG_STDOUT_END = 0x24,  /* u64, STARTED: length of the stream so far */
+	PROTO_TAG_STDERR_END = 0x25,  /* u64, likewise */
+	PROTO_TAG_STDIN_ENDED = 0x23, /* u32, STARTED: 1 if the agent knows the end of stdin */
 
 	/* STARTED, EXIT */
 	PROTO_TAG_PID = 0x28,	     /* u32 */
@@ -180,9 +192,13 @@ enum proto_tag {
 
 	/* RESULT of RENEW */
 	PROTO_TAG_FAILURE = 0x52, /* string, repeated: a part that failed, and why; for people */
+
+	/* SESSIONS */
+	PROTO_TAG_SESSION_ENTRY = 0x60, /* u64 id, u32 1 while it runs, label */
 };
 
-#define PROTO_ENTRY_LEN 20u /* fixed part of PROTO_TAG_ENTRY */
+#define PROTO_SESSION_ENTRY_LEN 12u /* fixed part of PROTO_TAG_SESSION_ENTRY */
+#define PROTO_ENTRY_LEN		20u /* fixed part of PROTO_TAG_ENTRY */
 
 #define PROTO_GENERATION_LEN 16u
 #define PROTO_MACHINE_ID_LEN 32u
@@ -194,6 +210,7 @@ enum proto_tag {
 #define PROTO_HELLO_NO_SANDBOX_USER 1u	/* the image has no user `sandbox`: root is the default */
 #define PROTO_HELLO_TEST	    2u	/* the agent is an ordinary process, not a guest's init */
 #define PROTO_HELLO_RENEW	    4u	/* the agent knows FREEZE, THAW and RENEW */
+#define PROTO_HELLO_SESSIONS	    8u	/* the agent knows SESSIONS and PROTO_TAG_LABEL */
 #define PROTO_HELLO_PTY		    16u /* the agent knows PROTO_EXEC_PTY and WINSIZE */
 #define PROTO_HELLO_CONNECT	    32u /* the agent knows CONNECT */
 

@@ -31,6 +31,7 @@ struct drive {
 	struct peer *p;
 	uint64_t id;
 	uint64_t sent[2];
+	uint64_t segment;     /* number of the first that is not sent */
 	uint64_t stdin_acked; /* last told to the client */
 	uint64_t hold_until_ns;
 	bool started_sent, end_sent, exit_sent;
@@ -45,7 +46,8 @@ static void put_output(struct drive *d)
 	unsigned int stream;
 	size_t n;
 
-	while (d->p->out.len < BATCH_MAX && (n = session_next_output(d->s, d->sent, &stream))) {
+	while (d->p->out.len < BATCH_MAX &&
+	       (n = session_next_output(d->s, d->sent, &d->segment, &stream))) {
 		const struct ring *r = &d->s->out[stream];
 		uint8_t piece[8192];
 
@@ -74,6 +76,11 @@ static void put_started(struct drive *d)
 	proto_begin(out, PROTO_STARTED, d->id);
 	proto_put_tlv_u32(out, PROTO_TAG_PID, 0, (uint32_t)d->s->pid);
 	proto_put_tlv_u64(out, PROTO_TAG_STDIN_OFFSET, 0, d->s->in.end);
+	proto_put_tlv_u32(out, PROTO_TAG_STDIN_ENDED, 0, d->s->in_eof != UINT64_MAX);
+	proto_put_tlv_u64(out, PROTO_TAG_STDOUT_OFFSET, 0, d->sent[0]);
+	proto_put_tlv_u64(out, PROTO_TAG_STDERR_OFFSET, 0, d->sent[1]);
+	proto_put_tlv_u64(out, PROTO_TAG_STDOUT_END, 0, d->s->out[0].end);
+	proto_put_tlv_u64(out, PROTO_TAG_STDERR_END, 0, d->s->out[1].end);
 	proto_end(out);
 	d->started_sent = true;
 }
@@ -168,7 +175,8 @@ static bool on_stdin(struct session *s, struct reader *r)
 	len -= (size_t)skip;
 	if (s->in_fd < 0) {
 		/* Nobody reads it any more. */
-		s->in.start = s->in.end += len;
+		s->in.end += len;
+		ring_trim(&s->in, s->in.end);
 		return true;
 	}
 	return len <= ring_room(&s->in) && ring_put(&s->in, data, len) == 0;

@@ -254,7 +254,9 @@ void exec_serve(struct agent *a, struct peer *p, uint64_t id, const struct reque
 		return;
 	}
 	s->die_with_conn = r->flags & PROTO_EXEC_DIE_WITH_CONN;
-	rc = start(a, r, s, &e);
+	rc = r->label_len ? session_set_label(&a->sessions, s, r->label, r->label_len) : 0;
+	if (!rc)
+		rc = start(a, r, s, &e);
 	if (rc) {
 		sessions_remove(&a->sessions, s);
 		if (e.code != rc)
@@ -275,6 +277,9 @@ void attach_serve(struct agent *a, struct peer *p, uint64_t id, const struct req
 		session_refuse(p, id, &e);
 		return;
 	}
+	for (int i = 0; i < 2; i++)
+		if (sent[i] == UINT64_MAX)
+			sent[i] = s->out[i].start;
 	if (sent[0] < s->out[0].start || sent[1] < s->out[1].start || sent[0] > s->out[0].end ||
 	    sent[1] > s->out[1].end) {
 		err_set(&e, -ERANGE,
@@ -295,4 +300,30 @@ void attach_serve(struct agent *a, struct peer *p, uint64_t id, const struct req
 		session_ack(s, sent);
 	}
 	session_serve(a, p, id, s, sent);
+}
+
+int sessions_serve(struct agent *a, struct peer *p, uint64_t id, struct err *e)
+{
+	uint8_t value[PROTO_SESSION_ENTRY_LEN + PROTO_LABEL_MAX];
+	struct session_info info = {0};
+	int rc = 0;
+
+	/* A frame per session: there are few, and labels are long. */
+	while (!rc && sessions_next(&a->sessions, info.id, &info)) {
+		struct writer w = writer_of(value, sizeof(value));
+
+		write_u64(&w, info.id);
+		write_u32(&w, info.running);
+		write_bytes(&w, info.label, info.label_len);
+		proto_begin(&p->out, PROTO_ENTRIES, id);
+		proto_put_tlv(&p->out, PROTO_TAG_SESSION_ENTRY, 0, value, w.pos);
+		rc = proto_end(&p->out);
+		if (!rc)
+			rc = peer_flush(p);
+	}
+	if (rc)
+		return err_sys(e, rc, "list sessions");
+	proto_begin(&p->out, PROTO_END, id);
+	proto_end(&p->out);
+	return 0;
 }

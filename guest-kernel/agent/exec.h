@@ -15,6 +15,8 @@ void attach_serve(struct agent *a, struct peer *p, uint64_t id, const struct req
 /* The same for a session that was begun elsewhere. @sent: what the client has of its output. */
 void session_serve(struct agent *a, struct peer *p, uint64_t id, struct session *s,
 		   const uint64_t sent[2]);
+/* List the sessions that have labels. Return: 0 or -errno. */
+int sessions_serve(struct agent *a, struct peer *p, uint64_t id, struct err *e);
 /* Answer a request that failed. */
 void session_refuse(struct peer *p, uint64_t id, const struct err *e);
 

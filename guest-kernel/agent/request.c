@@ -38,8 +38,9 @@ static const struct field fields[] = {
     {PROTO_TAG_EXEC_FLAGS, FIELD_U32, TYPE(EXEC), 0, OFF(flags), 0},
     {PROTO_TAG_ROWS, FIELD_U32, TYPE(EXEC), 0, OFF(rows), 0},
     {PROTO_TAG_COLS, FIELD_U32, TYPE(EXEC), 0, OFF(cols), 0},
-    {PROTO_TAG_STDOUT_OFFSET, FIELD_U64, TYPE(ATTACH), TYPE(ATTACH), OFF(stdout_offset), 0},
-    {PROTO_TAG_STDERR_OFFSET, FIELD_U64, TYPE(ATTACH), TYPE(ATTACH), OFF(stderr_offset), 0},
+    {PROTO_TAG_LABEL, FIELD_BYTES, TYPE(EXEC), 0, OFF(label), OFF(label_len)},
+    {PROTO_TAG_STDOUT_OFFSET, FIELD_U64, TYPE(ATTACH), 0, OFF(stdout_offset), 0},
+    {PROTO_TAG_STDERR_OFFSET, FIELD_U64, TYPE(ATTACH), 0, OFF(stderr_offset), 0},
     {PROTO_TAG_PORT, FIELD_U32, TYPE(CONNECT), TYPE(CONNECT), OFF(port), 0},
     {PROTO_TAG_PATH, FIELD_STRING, FILES, FILES, OFF(path), 0},
     {PROTO_TAG_SHUTDOWN_MODE, FIELD_U32, TYPE(SHUTDOWN), TYPE(SHUTDOWN), OFF(shutdown_mode), 0},
@@ -166,6 +167,8 @@ static int check_values(const struct request *r, struct err *e)
 		return err_set(e, -EINVAL, "unknown exec flags 0x%x", r->flags);
 	if (!r->rows || r->rows > UINT16_MAX || !r->cols || r->cols > UINT16_MAX)
 		return err_set(e, -EINVAL, "terminal of %u rows and %u columns", r->rows, r->cols);
+	if (r->label_len > PROTO_LABEL_MAX)
+		return err_set(e, -EINVAL, "label of %zu bytes", r->label_len);
 	if (r->path && !r->path[0])
 		return err_set(e, -EINVAL, "empty path");
 	if ((r->path && strlen(r->path) >= PATH_MAX) || (r->cwd && strlen(r->cwd) >= PATH_MAX))
@@ -185,7 +188,12 @@ int request_parse(enum proto_type type, const void *payload, size_t len, struct 
 	struct proto_tlv t;
 	int rc;
 
-	*r = (struct request){.type = type, .rows = 24, .cols = 80, .strings_cap = len + 1};
+	*r = (struct request){.type = type,
+			      .rows = 24,
+			      .cols = 80,
+			      .stdout_offset = UINT64_MAX,
+			      .stderr_offset = UINT64_MAX,
+			      .strings_cap = len + 1};
 	r->strings = malloc(len + 1);
 	if (!r->strings)
 		return err_set(e, -ENOMEM, "out of memory");

@@ -20,12 +20,14 @@ struct request {
 	char *cwd, *user;		       /* EXEC; in strings */
 	uint32_t timeout_ms, flags;	       /* EXEC */
 	uint32_t rows, cols;		       /* EXEC; as said, or the defaults */
-	uint64_t stdout_offset, stderr_offset; /* ATTACH */
-	uint32_t port;			       /* CONNECT */
-	char *path;			       /* FILE_*; in strings */
-	uint32_t shutdown_mode;		       /* SHUTDOWN */
-	uint32_t freeze_flags;		       /* FREEZE */
-	uint8_t *generation, *entropy;	       /* RENEW; in strings */
+	uint64_t stdout_offset, stderr_offset; /* ATTACH; UINT64_MAX: absent */
+	uint8_t *label;			       /* EXEC; in strings, NULL if absent */
+	size_t label_len;
+	uint32_t port;		       /* CONNECT */
+	char *path;		       /* FILE_*; in strings */
+	uint32_t shutdown_mode;	       /* SHUTDOWN */
+	uint32_t freeze_flags;	       /* FREEZE */
+	uint8_t *generation, *entropy; /* RENEW; in strings */
 	size_t generation_len, entropy_len;
 	uint64_t realtime_ns, root_bytes; /* RENEW */
 	char *hostname, *machine_id;	  /* RENEW; in strings, NULL if absent */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A window onto a byte stream with absolute offsets: bytes [start, end) are held,
- * at most PROTO_WINDOW of them. Starts small, because most commands say little.
+ * A window onto a byte stream with absolute offsets: bytes [start, end) are held. At most
+ * PROTO_WINDOW of them are ahead of `acked`; below that, up to `keep` are kept for whoever may
+ * ask again. Starts small, because most commands say little.
  */
 #ifndef AGENT_RING_H
 #define AGENT_RING_H
@@ -11,9 +12,9 @@
 #include <sys/types.h>
 
 struct ring {
-	uint8_t *data; /* owned; byte of offset o is at o % cap; cap is 0 or a power of two */
-	size_t cap;
-	uint64_t start, end;
+	uint8_t *data; /* owned; byte of offset o is at o % cap */
+	size_t cap, keep;
+	uint64_t start, acked, end; /* in this order */
 };
 
 void ring_fini(struct ring *r);
@@ -27,7 +28,7 @@ ssize_t ring_read_from(struct ring *r, int fd);
 ssize_t ring_write_to(const struct ring *r, uint64_t from, int fd);
 /* Copy @len bytes from offset @from; they must be held. */
 void ring_copy(const struct ring *r, uint64_t from, void *dst, size_t len);
-/* Forget bytes below @to (at most end). */
+/* Bytes below @to (at most end) need not be held any more; the last `keep` of them stay. */
 void ring_trim(struct ring *r, uint64_t to);
 
 #endif

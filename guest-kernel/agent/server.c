@@ -148,8 +148,8 @@ static int serve_hello(struct agent *a, struct peer *p, uint64_t id, const struc
 	proto_put_tlv_str(&p->out, PROTO_TAG_AGENT, 0, AGENT_VERSION);
 	proto_put_tlv(&p->out, PROTO_TAG_BOOT_ID, 0, boot_id, sizeof(boot_id));
 	proto_put_tlv_u32(&p->out, PROTO_TAG_HELLO_FLAGS, 0,
-			  PROTO_HELLO_RENEW | PROTO_HELLO_PTY | PROTO_HELLO_CONNECT |
-			      (a->test ? PROTO_HELLO_TEST : 0) |
+			  PROTO_HELLO_RENEW | PROTO_HELLO_SESSIONS | PROTO_HELLO_PTY |
+			      PROTO_HELLO_CONNECT | (a->test ? PROTO_HELLO_TEST : 0) |
 			      (is_sandbox || a->test ? 0 : PROTO_HELLO_NO_SANDBOX_USER));
 	return proto_end(&p->out);
 }
@@ -197,6 +197,8 @@ static int serve_request(struct agent *a, struct peer *p, uint64_t id, const str
 		sync();
 		put_result(p, id);
 		return 0;
+	case PROTO_SESSIONS:
+		return sessions_serve(a, p, id, e);
 	case PROTO_PING:
 		put_result(p, id);
 		return 0;

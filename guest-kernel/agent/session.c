@@ -23,6 +23,8 @@ static void session_destroy(struct session *s)
 	ring_fini(&s->in);
 	ring_fini(&s->out[0]);
 	ring_fini(&s->out[1]);
+	free(s->segments);
+	free(s->label);
 	free(s);
 }
 
@@ -158,6 +160,39 @@ int sessions_take(struct sessions *t, uint64_t id, struct peer *p, struct sessio
 	return s ? 0 : err_set(e, -ESRCH, "no session %016llx", (unsigned long long)id);
 }
 
+int session_set_label(struct sessions *t, struct session *s, const void *label, size_t len)
+{
+	uint8_t *copy = malloc(len + 1);
+
+	if (!copy)
+		return -ENOMEM;
+	memcpy(copy, label, len);
+	s->out[0].keep = s->out[1].keep = SESSION_KEEP;
+	pthread_mutex_lock(&t->lock);
+	s->label = copy;
+	s->label_len = len;
+	pthread_mutex_unlock(&t->lock);
+	return 0;
+}
+
+bool sessions_next(struct sessions *t, uint64_t after, struct session_info *info)
+{
+	struct session *best = NULL;
+
+	pthread_mutex_lock(&t->lock);
+	for (struct session *s = t->first; s; s = s->next)
+		if (s->label && s->id > after && (!best || s->id < best->id))
+			best = s;
+	if (best) {
+		info->id = best->id;
+		info->running = !best->ended_ms;
+		memcpy(info->label, best->label, best->label_len);
+		info->label_len = best->label_len;
+	}
+	pthread_mutex_unlock(&t->lock);
+	return best;
+}
+
 bool sessions_wanted(struct sessions *t, struct session *s)
 {
 	bool wanted;
@@ -209,15 +244,43 @@ void sessions_forget(struct sessions *t, uint64_t id)
 
 /* ---- streams; the driver's alone ---- */
 
+static void drop_segments(struct session *s, size_t n)
+{
+	s->segments_len -= n;
+	s->segments_base += n;
+	memmove(s->segments, s->segments + n, s->segments_len * sizeof(s->segments[0]));
+}
+
+static bool more_segments(struct session *s)
+{
+	size_t cap = s->segments_cap ? s->segments_cap * 2 : 8;
+	struct segment *grown;
+
+	if (cap > SESSION_SEGMENTS_MAX)
+		return false;
+	grown = reallocarray(s->segments, cap, sizeof(*grown));
+	if (!grown)
+		return false;
+	s->segments = grown;
+	s->segments_cap = cap;
+	return true;
+}
+
 static void add_segment(struct session *s, unsigned int stream)
 {
 	struct segment *last = s->segments_len ? &s->segments[s->segments_len - 1] : NULL;
 
-	if (last && last->stream == stream)
+	if (last && last->stream == stream) {
 		last->end = s->out[stream].end;
-	else if (s->segments_len < SESSION_SEGMENTS)
-		s->segments[s->segments_len++] = (struct segment){stream, s->out[stream].end};
-	/* Else the order is lost for these bytes, not the bytes. */
+		return;
+	}
+	/* Of many the order of the oldest is lost: not the bytes. */
+	if (s->segments_len == s->segments_cap && !more_segments(s)) {
+		if (!s->segments_cap)
+			return;
+		drop_segments(s, s->segments_len - s->segments_len / 2);
+	}
+	s->segments[s->segments_len++] = (struct segment){stream, s->out[stream].end};
 }
 
 void session_read(struct session *s, unsigned int stream)
@@ -285,17 +348,25 @@ bool session_ack(struct session *s, const uint64_t to[2])
 	while (done < s->segments_len &&
 	       s->segments[done].end <= s->out[s->segments[done].stream].start)
 		done++;
-	s->segments_len -= done;
-	memmove(s->segments, s->segments + done, s->segments_len * sizeof(s->segments[0]));
+	if (done)
+		drop_segments(s, done);
 	return true;
 }
 
-size_t session_next_output(const struct session *s, const uint64_t sent[2], unsigned int *stream)
+size_t session_next_output(const struct session *s, const uint64_t sent[2], uint64_t *segment,
+			   unsigned int *stream)
 {
-	for (size_t i = 0; i < s->segments_len; i++) {
+	bool all_sent = true;
+
+	if (*segment < s->segments_base)
+		*segment = s->segments_base;
+	for (uint64_t i = *segment - s->segments_base; i < s->segments_len; i++) {
 		*stream = s->segments[i].stream;
 		if (s->segments[i].end > sent[*stream])
 			return (size_t)(s->segments[i].end - sent[*stream]);
+		/* The last one may grow. */
+		all_sent &= i + 1 < s->segments_len;
+		*segment += all_sent;
 	}
 	for (*stream = 0; *stream < 2; (*stream)++)
 		if (s->out[*stream].end > sent[*stream])

@@ -38,8 +38,9 @@
 #define SESSIONS_ENDED_BYTES (16u << 20) /* their output, in all */
 #define SESSIONS_ENDED_MS    600000u	 /* how long one is kept */
 #define SESSION_GRACE_MS     150u	 /* for EOF after the main process has ended */
-#define SESSION_SEGMENTS     64u
-#define TUNNEL_ORPHAN_MS     60000u /* CLOCK_MONOTONIC stands still while the machine does */
+#define SESSION_SEGMENTS_MAX 4096u
+#define SESSION_KEEP	     (1u << 20) /* of each stream, acknowledged or not, with a label */
+#define TUNNEL_ORPHAN_MS     60000u	/* CLOCK_MONOTONIC stands still while the machine does */
 
 /* Which stream was read up to where: keeps stdout and stderr in the order they were read. */
 struct segment {
@@ -57,9 +58,12 @@ struct session {
 	bool terminal;	/* in_fd and out_fd[0] are its master's side */
 	struct ring in; /* start: what the pipe has taken; end: what the client has sent */
 	struct ring out[2];
-	uint64_t in_eof; /* length of stdin, UINT64_MAX while not known */
-	struct segment segments[SESSION_SEGMENTS];
-	size_t segments_len;
+	uint64_t in_eof;	  /* length of stdin, UINT64_MAX while not known */
+	struct segment *segments; /* owned */
+	size_t segments_len, segments_cap;
+	uint64_t segments_base; /* number of the first one, of all there ever were */
+	uint8_t *label;		/* owned; NULL: without; does not change */
+	size_t label_len;
 
 	bool die_with_conn;
 	bool tunnel;	       /* in_fd and out_fd[0] are one socket */
@@ -119,8 +123,30 @@ int session_say(struct session *s, unsigned int stream, const char *text, size_t
 void session_reset_tunnel(struct session *s);
 /* Forget output that the client has. False if it never was sent. */
 bool session_ack(struct session *s, const uint64_t to[2]);
-/* The stream, and how many bytes of it, to be sent next after @sent. 0: none. */
-size_t session_next_output(const struct session *s, const uint64_t sent[2], unsigned int *stream);
+/*
+ * The stream, and how many bytes of it, to be sent next after @sent. 0: none. @segment: 0 at
+ * first, then what the last call has put there; @sent never goes back meanwhile.
+ */
+size_t session_next_output(const struct session *s, const uint64_t sent[2], uint64_t *segment,
+			   unsigned int *stream);
+
+/* What is known of a session with a label, for who lists them. */
+struct session_info {
+	uint64_t id;
+	bool running;
+	uint8_t label[PROTO_LABEL_MAX];
+	size_t label_len;
+};
+
+/*
+ * sessions_next() - The next session with a label, in the order of ids
+ * @after:	Id of the one before; 0 at first
+ *
+ * Return: false at the end
+ */
+bool sessions_next(struct sessions *t, uint64_t after, struct session_info *info);
+/* The driver gives a new session its label; -ENOMEM */
+int session_set_label(struct sessions *t, struct session *s, const void *label, size_t len);
 
 enum drive_end {
 	DRIVE_FINISHED, /* its end was sent (or there was no connection to send it to) */

@@ -17,7 +17,6 @@
 
 struct exec_body {
 	struct exec_spec spec;
-	int64_t max_run_after_disconnect; /* counts once clients can attach */
 };
 
 static const struct json_field exec_fields[] = {
@@ -27,11 +26,14 @@ static const struct json_field exec_fields[] = {
     JSON_FIELD(struct exec_body, spec.envs, "envs", JSON_F_MAP),
     JSON_FIELD(struct exec_body, spec.cwd, "cwd", JSON_F_STRING),
     JSON_FIELD(struct exec_body, spec.timeout_s, "timeout", JSON_F_INT),
-    JSON_FIELD(struct exec_body, max_run_after_disconnect, "maxRunAfterDisconnect", JSON_F_INT),
+    JSON_FIELD(struct exec_body, spec.max_alone_s, "maxRunAfterDisconnect", JSON_F_INT,
+	       .max = INT32_MAX),
 };
 
 static const struct exec_spec run_defaults = {.timeout_s = RUN_TIMEOUT_S, .foreground = true};
-static const struct exec_spec start_defaults = {.with_stdin = true};
+static const struct exec_spec async_defaults = {
+    .timeout_s = RUN_TIMEOUT_S, .foreground = true, .listed = true};
+static const struct exec_spec start_defaults = {.with_stdin = true, .listed = true};
 
 /* Start what the body asks for. NULL after having replied; unknown sandboxes come first. */
 static struct exec_session *start_command(struct request *r, const struct exec_spec *defaults,
@@ -213,7 +215,7 @@ static int async_hold_ms(const struct request *r)
 void api_exec_run_async(struct request *r)
 {
 	struct sandbox *s;
-	struct exec_session *x = start_command(r, &run_defaults, &s);
+	struct exec_session *x = start_command(r, &async_defaults, &s);
 	struct strbuf b = {0};
 	struct err e;
 
@@ -297,9 +299,17 @@ void api_exec_list(struct request *r)
 {
 	struct sandbox *s = api_sandbox(r);
 	struct session_list l = {.sandbox = r->param[0]};
+	struct err e;
+	int rc;
 
 	if (!s)
 		return;
+	rc = exec_settle(s, &e);
+	if (rc) {
+		sandbox_put(s);
+		reply_errno(r, rc, &e);
+		return;
+	}
 	strbuf_adds(&l.b, "[");
 	exec_each(s, add_session, &l);
 	strbuf_adds(&l.b, "]");
@@ -311,6 +321,8 @@ struct exec_session *api_exec_find(struct request *r)
 {
 	struct sandbox *s = api_sandbox(r);
 	struct exec_session *x;
+	struct err e;
+	int rc = 0;
 
 	if (!s)
 		return NULL;
@@ -318,7 +330,17 @@ struct exec_session *api_exec_find(struct request *r)
 	x = exec_find(s, EXEC_COMMAND, r->param[1]);
 	if (!x)
 		x = exec_find(s, EXEC_AGENT, r->param[1]);
+	if (!x) {
+		rc = exec_settle(s, &e);
+		x = exec_find(s, EXEC_COMMAND, r->param[1]);
+	}
+	if (!x)
+		x = exec_find(s, EXEC_AGENT, r->param[1]);
 	sandbox_put(s);
+	if (rc && !x) {
+		reply_errno(r, rc, &e);
+		return NULL;
+	}
 	if (!x)
 		reply_error(r, 404, "exec session not found");
 	return x;

@@ -80,15 +80,25 @@ void api_pty_create(struct request *r)
 static struct exec_session *find(struct request *r, struct sandbox **s)
 {
 	struct exec_session *x;
+	struct err e;
+	int rc = 0;
 
 	*s = api_sandbox(r);
 	if (!*s)
 		return NULL;
 	sandbox_touch(*s);
 	x = exec_find(*s, EXEC_TERMINAL, r->param[1]);
+	if (!x) {
+		rc = exec_settle(*s, &e);
+		x = exec_find(*s, EXEC_TERMINAL, r->param[1]);
+	}
 	if (x)
 		return x;
 	sandbox_put(*s);
+	if (rc) {
+		reply_errno(r, rc, &e);
+		return NULL;
+	}
 	reply_error(r, 404, "terminal not found");
 	return NULL;
 }

@@ -75,6 +75,7 @@ struct sandbox {
 	struct sandbox *next;	   /* in its bucket; under table_lock */
 	pthread_mutex_t lifecycle; /* held over a whole create, delete, hibernate, wake, ... */
 	uint32_t epoch;		   /* atomic: counts VMs and rollbacks; connections die with one */
+	uint32_t rewinds;	   /* atomic: counts rollbacks; streams go back in time with one */
 	uint32_t boots;		   /* atomic: counts boots of the guest; processes die with one */
 	struct idle idle;	   /* its members are atomic */
 	uint64_t idle_saved_ms;	   /* atomic: idle.touched_ms that its directory has */
@@ -98,6 +99,8 @@ struct sandbox {
 	struct exec_session *detached; /* background ones without a connection */
 	bool attaching;		       /* a job is at them */
 	struct exec_reader *readers;   /* of its sessions */
+	bool settled;		       /* all sessions of the guest are in `sessions` */
+	pthread_mutex_t settle_lock;   /* held while that is being done; before `lock` */
 	bool expiring;		       /* a job is at its idle timeout */
 
 	struct agent_pool *pool; /* never changes */
@@ -122,6 +125,7 @@ int64_t wall_ms(void);
 int sandbox_wait(struct sandbox *s, uint64_t deadline_ms);
 uint32_t sandbox_epoch(const struct sandbox *s);
 uint32_t sandbox_boots(const struct sandbox *s);
+uint32_t sandbox_rewinds(const struct sandbox *s);
 bool sandbox_hibernated(struct sandbox *s);
 
 /**

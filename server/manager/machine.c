@@ -192,7 +192,9 @@ int vm_rollback(struct sandbox *s, const struct vm_image *image, struct err *e)
 	vm_checkpoints_settle(s);
 	pthread_mutex_lock(&s->lock);
 	s->ready = false;
+	s->settled = false;
 	pthread_mutex_unlock(&s->lock);
+	__atomic_add_fetch(&s->rewinds, 1, __ATOMIC_RELEASE);
 	__atomic_add_fetch(&s->epoch, 1, __ATOMIC_RELEASE);
 	rc = vm_call(s, request, RESTORE_MS, NULL, e);
 	agent_pool_reset(s->pool);

@@ -279,6 +279,7 @@ static void collect(void *arg, struct sandbox_row *row)
 		f->rc = -ENOMEM;
 		return;
 	}
+	s->settled = false;
 	s->next = f->list;
 	f->list = s;
 }

@@ -67,6 +67,7 @@ static void sandbox_free(struct sandbox *s)
 	sandbox_row_fini(&s->row);
 	pthread_mutex_destroy(&s->lifecycle);
 	pthread_mutex_destroy(&s->lock);
+	pthread_mutex_destroy(&s->settle_lock);
 	pthread_cond_destroy(&s->changed);
 	free(s);
 }
@@ -130,6 +131,8 @@ struct sandbox *sandbox_new(struct manager *m, struct sandbox_row *row, struct e
 	sandbox_touch(s);
 	pthread_mutex_init(&s->lifecycle, NULL);
 	pthread_mutex_init(&s->lock, NULL);
+	pthread_mutex_init(&s->settle_lock, NULL);
+	s->settled = true;
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&s->changed, &attr);
@@ -432,6 +435,11 @@ uint32_t sandbox_epoch(const struct sandbox *s)
 uint32_t sandbox_boots(const struct sandbox *s)
 {
 	return __atomic_load_n(&s->boots, __ATOMIC_ACQUIRE);
+}
+
+uint32_t sandbox_rewinds(const struct sandbox *s)
+{
+	return __atomic_load_n(&s->rewinds, __ATOMIC_ACQUIRE);
 }
 
 bool sandbox_hibernated(struct sandbox *s)

@@ -3,6 +3,7 @@
 #include "server/manager/session.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 
 /* --- life --------------------------------------------------------------------------------- */
 
-static struct exec_session *session_new(const struct exec_spec *spec)
+struct exec_session *session_new(const struct exec_spec *spec)
 {
 	struct exec_session *x = calloc(1, sizeof(*x));
 	pthread_condattr_t attr;
@@ -32,6 +33,7 @@ static struct exec_session *session_new(const struct exec_spec *spec)
 	x->max_alone_s = spec->max_alone_s;
 	x->rows = (uint16_t)spec->rows;
 	x->cols = (uint16_t)spec->cols;
+	x->foreground = spec->foreground;
 	/* A tunnel always has two directions. */
 	x->has_stdin = x->in_open = spec->with_stdin || spec->kind == EXEC_TUNNEL;
 	x->in_known = true;
@@ -142,12 +144,18 @@ static int check_strings(const struct exec_spec *spec, struct err *e)
 static int send_start(struct exec_session *x, const struct exec_spec *spec,
 		      struct agent_exec_spec *a, struct err *e)
 {
+	cleanup_free char *label = NULL;
 	const char **argv;
 	char **env;
 	int rc;
 
 	if (spec->kind == EXEC_TUNNEL)
 		return agent_tunnel_start(x->conn, a->session, spec->port, false, e);
+	if (spec->listed) {
+		label = label_make(x, x->sandbox->row.id);
+		a->label = label;
+		a->label_len = label ? strlen(label) : 0;
+	}
 	argv = argv_of(spec);
 	env = env_of(spec->envs);
 	a->argv = argv;
@@ -175,6 +183,8 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 		a.flags = PROTO_EXEC_PTY;
 	if (getrandom(&a.session, sizeof(a.session), 0) != sizeof(a.session))
 		rc = err_sys(e, -errno, "getrandom");
+	if (spec->listed)
+		snprintf(x->id, sizeof(x->id), "%08x", (uint32_t)(a.session >> 32));
 	a.session |= !a.session;
 	x->agent_id = a.session;
 	if (!rc)
@@ -184,6 +194,7 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 		x->leased = true;
 		x->epoch = sandbox_epoch(s);
 		x->boots = sandbox_boots(s);
+		x->rewinds = sandbox_rewinds(s);
 		rc = send_start(x, spec, &a, e);
 		if (rc)
 			rc = sandbox_explain(s, x->conn, rc, e);
@@ -413,11 +424,25 @@ int64_t exec_started_ms(const struct exec_session *x)
 /* --- for the manager
  * ------------------------------------------------------------------------------------ */
 
+/* Is its time over, with nobody attached (api.md 4.5)? That stands still with the sandbox. */
+static bool left_alone(struct sandbox *s, struct exec_session *x, uint64_t now)
+{
+	if (x->kind == EXEC_TERMINAL || !x->max_alone_s || !x->alone_since_ms ||
+	    x->state != EXEC_RUNNING)
+		return false;
+	if (s->row.status != SANDBOX_RUNNING) {
+		x->alone_since_ms = now;
+		return false;
+	}
+	return now - x->alone_since_ms >= (uint64_t)x->max_alone_s * 1000;
+}
+
 /* On the loop's thread, under loop_lock. */
 void sessions_tick(struct sandbox *s)
 {
 	uint64_t now = clock_mono_ms();
 	struct exec_session *old = NULL;
+	struct err e;
 
 	pthread_mutex_lock(&s->lock);
 	for (struct exec_session **p = &s->sessions; *p;) {
@@ -429,6 +454,8 @@ void sessions_tick(struct sandbox *s)
 			  terminal_abandoned(x, s->row.status == SANDBOX_HIBERNATED, now);
 		if (x->paused && !session_must_wait(x))
 			session_unpause(s->m, x);
+		if (left_alone(s, x, now) && x->conn)
+			agent_exec_signal(x->conn, SIGKILL, &e);
 		/* For when the socket to the guest had no room. */
 		if (x->state == EXEC_RUNNING)
 			stdin_pump(x);

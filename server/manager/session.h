@@ -86,6 +86,17 @@ bool exec_drive(struct exec_session *x, int timeout_ms);
  */
 int exec_background(struct exec_session *x, bool listed, struct err *e);
 
+/**
+ * exec_settle() - Know all sessions that the guest has
+ *
+ * After a restart of the daemon, and after a rollback, it is the guest who knows them. Does
+ * nothing where that was asked already; else wakes a hibernated sandbox. Before exec_find() of
+ * an id that is not known, and before exec_each().
+ *
+ * Return: 0; as sandbox_agent_get()
+ */
+int exec_settle(struct sandbox *s, struct err *e);
+
 /* A listed session of a kind, or NULL. The caller puts it. */
 struct exec_session *exec_find(struct sandbox *s, enum exec_kind kind, const char *id);
 
@@ -124,7 +135,10 @@ void exec_wait(struct exec_session *x, int timeout_ms, const uint64_t *from);
  *		what came before now are read
  * @out:	Belongs to one thread; exec_detach()
  *
- * Return: 0; -ERANGE if the bytes at @from are not here (any more); -ENOMEM, -EMFILE
+ * Waits while the session is being fetched from the guest, after a restart or a rollback.
+ *
+ * Return: 0; -EAGAIN if that takes too long; -ERANGE if the bytes at @from are not here (any more);
+ *-ENOMEM, -EMFILE
  */
 int exec_attach(struct exec_session *x, const uint64_t from[2], struct exec_reader **out,
 		struct err *e);

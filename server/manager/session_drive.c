@@ -53,10 +53,15 @@ static void finish(struct exec_session *x, enum exec_state state)
 	conn = x->conn;
 	x->conn = NULL;
 	x->state = state;
+	x->resync = false;
 	x->ended_ms = clock_mono_ms();
 	x->sandbox = NULL;
 	session_notify(x);
 	pthread_mutex_unlock(&x->lock);
+	/* The next request on it would let the guest forget the session: after a restart of the
+	 * daemon nobody would know how it ended. */
+	if (conn && x->listed)
+		agent_conn_abort(conn);
 	agent_pool_put(s->pool, conn);
 	sandbox_put(s);
 }
@@ -141,6 +146,13 @@ static enum turn take_broken(struct exec_session *x, int rc, struct err *e)
 	return ENDED;
 }
 
+/* Has all come that was there when it was attached to? Under x->lock. */
+static void check_resync(struct exec_session *x)
+{
+	if (x->next_byte[0] >= x->resync_until[0] && x->next_byte[1] >= x->resync_until[1])
+		x->resync = false;
+}
+
 static void take_output(struct exec_session *x, const struct agent_event *ev)
 {
 	int i = ev->type == AGENT_STDERR, rc;
@@ -150,15 +162,48 @@ static void take_output(struct exec_session *x, const struct agent_event *ev)
 	order_note(&x->order, (unsigned int)i, outbuf_end(&x->out[i]));
 	order_trim(&x->order, x->out);
 	x->next_byte[i] = ev->offset + ev->len;
+	if (x->resync)
+		check_resync(x);
 	session_notify(x);
 	pthread_mutex_unlock(&x->lock);
 	if (rc)
 		log_guest("no memory for the output of a command: bytes are lost");
 }
 
+/*
+ * What is known of the streams is of another time, or nothing: the guest knows better. What it
+ * does not keep any more stays only if there is nobody who could tell it apart: without
+ * a name, nobody but the request that began it reads it. Under x->lock.
+ */
+static void replace_streams(struct exec_session *x, const struct agent_event *ev)
+{
+	for (int i = 0; i < 2; i++) {
+		struct outbuf *b = &x->out[i];
+
+		if (!x->id[0] && b->start <= ev->start[i] && ev->start[i] <= outbuf_end(b)) {
+			b->len = (size_t)(ev->start[i] - b->start);
+		} else {
+			outbuf_fini(b);
+			b->start = ev->start[i];
+		}
+		x->next_byte[i] = ev->start[i];
+		x->resync_until[i] = ev->end[i];
+	}
+	x->order.base += x->order.n;
+	x->order.n = 0;
+	outbuf_fini(&x->in);
+	x->in.start = ev->stdin_offset;
+	x->in_open = x->has_stdin && !ev->stdin_ended;
+	for (struct exec_reader *r = x->readers; r; r = r->next)
+		r->cut = true;
+	check_resync(x);
+}
+
 static void take_stdin_news(struct exec_session *x, const struct agent_event *ev)
 {
 	pthread_mutex_lock(&x->lock);
+	if (ev->type == AGENT_STARTED && x->resync)
+		replace_streams(x, ev);
 	if (ev->type == AGENT_STARTED && !x->in_known)
 		stdin_resume(x, ev->stdin_offset);
 	else
@@ -204,11 +249,19 @@ static bool attach_failed(struct exec_session *x, const struct err *e)
 static int attach_now(struct exec_session *x, struct err *e)
 {
 	struct agent_conn *conn;
+	uint32_t rewinds;
+	bool anew;
 	int rc = agent_pool_get(x->sandbox->pool, &conn, e);
 
 	if (rc)
 		return rc;
-	rc = agent_exec_attach(conn, x->agent_id, x->next_byte[0], x->next_byte[1], false, e);
+	rewinds = sandbox_rewinds(x->sandbox);
+	pthread_mutex_lock(&x->lock);
+	x->resync |= rewinds != x->rewinds;
+	anew = x->resync;
+	pthread_mutex_unlock(&x->lock);
+	rc = agent_exec_attach(conn, x->agent_id, anew ? AGENT_OLDEST : x->next_byte[0],
+			       anew ? AGENT_OLDEST : x->next_byte[1], false, e);
 	if (rc) {
 		agent_pool_put(x->sandbox->pool, conn);
 		return rc;
@@ -216,6 +269,7 @@ static int attach_now(struct exec_session *x, struct err *e)
 	pthread_mutex_lock(&x->lock);
 	x->conn = conn;
 	x->in_known = false;
+	x->rewinds = rewinds;
 	x->epoch = sandbox_epoch(x->sandbox);
 	session_notify(x);
 	pthread_mutex_unlock(&x->lock);
@@ -439,7 +493,7 @@ static int enter_loop(struct manager *m, struct exec_session *x, struct err *e)
 	return rc;
 }
 
-static void list_session(struct sandbox *s, struct exec_session *x)
+void session_list(struct sandbox *s, struct exec_session *x)
 {
 	bool taken;
 
@@ -447,13 +501,16 @@ static void list_session(struct sandbox *s, struct exec_session *x)
 	do {
 		uint32_t number = 0;
 
+		taken = !x->id[0];
+		for (struct exec_session *o = s->sessions; o; o = o->next)
+			taken |= !strcmp(o->id, x->id);
+		if (!taken)
+			break;
 		if (getrandom(&number, sizeof(number), 0) != sizeof(number))
 			number = (uint32_t)clock_mono_ns();
 		snprintf(x->id, sizeof(x->id), "%08x", number);
-		taken = false;
-		for (struct exec_session *o = s->sessions; o; o = o->next)
-			taken |= !strcmp(o->id, x->id);
 	} while (taken);
+	x->listed = true;
 	x->next = s->sessions;
 	s->sessions = exec_get(x);
 	pthread_mutex_unlock(&s->lock);
@@ -462,7 +519,7 @@ static void list_session(struct sandbox *s, struct exec_session *x)
 int exec_background(struct exec_session *x, bool listed, struct err *e)
 {
 	if (listed)
-		list_session(x->sandbox, x);
+		session_list(x->sandbox, x);
 	exec_get(x);
 	if (x->conn)
 		return enter_loop(x->sandbox->m, x, e);
@@ -495,6 +552,10 @@ static void attach_detached(void *arg)
 {
 	struct sandbox *s = arg;
 	struct exec_session *later = NULL, *x;
+	struct err settle_err;
+
+	if (!sandbox_hibernated(s) && exec_settle(s, &settle_err))
+		log_warn("sandbox %s: its sessions: %s", s->row.id, settle_err.msg);
 
 	while ((x = take_detached(s))) {
 		struct err e;
@@ -530,7 +591,7 @@ void sessions_kick(struct sandbox *s)
 
 	pthread_mutex_lock(&s->lock);
 	/* Asleep: the wake kicks again. */
-	go = s->detached && !s->attaching && s->row.status != SANDBOX_HIBERNATED &&
+	go = (s->detached || !s->settled) && !s->attaching && s->row.status != SANDBOX_HIBERNATED &&
 	     !__atomic_load_n(&s->m->interrupted, __ATOMIC_RELAXED);
 	if (go)
 		s->attaching = true;

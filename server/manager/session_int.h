@@ -38,12 +38,14 @@ struct exec_session {
 	unsigned int refs;	 /* atomic */
 	struct sandbox *sandbox; /* a reference while it runs; never NULL before the end */
 	enum exec_kind kind;
-	char id[9];
+	char id[9]; /* "": it has none */
+	bool listed;
 	uint64_t agent_id;  /* what the agent calls it */
 	char *cmd;	    /* owned */
 	json_t *args;	    /* owned; an array */
 	int64_t started_ms; /* wall clock */
 	size_t keep;
+	bool foreground;
 	int64_t max_alone_s; /* 0: no limit */
 	bool removed;	     /* under lock; a terminal that was hung up */
 	bool seen;	     /* under lock; a terminal that has had a client */
@@ -64,6 +66,8 @@ struct exec_session {
 	bool has_stdin;
 	bool in_open; /* stdin is a pipe, and its end was not written */
 	bool in_eof_sent;
+	bool resync; /* what is kept is to be replaced by what the guest keeps */
+	uint64_t resync_until[2];
 	bool in_full;  /* exec_write() had to leave something */
 	bool in_known; /* the agent has said how much it has: more can be sent */
 	enum exec_state state;
@@ -80,6 +84,7 @@ struct exec_session {
 	bool leased;	       /* the sandbox counts it as a user: until the agent's first word */
 	bool holds;	       /* the sandbox is not idle because of it */
 	uint32_t boots;	       /* of the sandbox, when it started */
+	uint32_t rewinds;      /* of the sandbox, when it was attached to */
 	uint64_t next_byte[2]; /* first bytes that were not received */
 	int failed_attaches;
 
@@ -120,6 +125,19 @@ int session_control(struct exec_session *x,
 bool terminal_abandoned(struct exec_session *x, bool asleep, uint64_t now);
 /* Hang up one that is not listed any more. Does not wait. */
 void terminal_end(struct manager *m, struct exec_session *x);
+
+/* --- session_label.c: what the guest keeps about a session, for a daemon that does not know it ---
+ */
+
+/* malloc'ed; at most PROTO_LABEL_MAX bytes; NULL without memory. */
+char *label_make(const struct exec_session *x, const char *sandbox);
+/* NULL if it is not of a session of @sandbox. The caller puts it; it has no sandbox yet. */
+struct exec_session *label_parse(const void *label, size_t len, const char *sandbox);
+
+/* session.c: an empty one; NULL without memory. */
+struct exec_session *session_new(const struct exec_spec *spec);
+/* session_drive.c: give it an id that is free, unless it has one that is, and list it. */
+void session_list(struct sandbox *s, struct exec_session *x);
 
 /* A reference to its sandbox; NULL after its end. */
 struct sandbox *session_sandbox(struct exec_session *x);

@@ -11,7 +11,8 @@
 #include "lib/log.h"
 #include "server/manager/session_int.h"
 
-#define ORDER_MAX 65536u /* segments; beyond, the order of the oldest bytes is forgotten */
+#define RESYNC_WAIT_MS 20000
+#define ORDER_MAX      65536u /* segments; beyond, the order of the oldest bytes is forgotten */
 
 /* --- the order of two streams -------------------------------------------------------------------
  */
@@ -104,6 +105,19 @@ static void find_replay(const struct exec_session *x, uint64_t at[2])
 	}
 }
 
+/* Under x->lock; what is kept is about to be replaced. */
+static int await_resync(struct exec_session *x, struct err *e)
+{
+	uint64_t deadline = clock_mono_ms() + RESYNC_WAIT_MS;
+	struct timespec t = {.tv_sec = (time_t)(deadline / 1000),
+			     .tv_nsec = (long)(deadline % 1000) * 1000000};
+
+	while (x->state == EXEC_RUNNING && (x->resync || x->rewinds != sandbox_rewinds(x->sandbox)))
+		if (pthread_cond_timedwait(&x->changed, &x->lock, &t))
+			return err_set(e, -EAGAIN, "the session cannot be reached yet; try again");
+	return 0;
+}
+
 static int place_reader(struct exec_reader *r, const uint64_t from[2], struct err *e)
 {
 	const struct exec_session *x = r->x;
@@ -158,6 +172,11 @@ int exec_attach(struct exec_session *x, const uint64_t from[2], struct exec_read
 	}
 	r->signalled = true;
 	r->x = exec_get(x);
+	pthread_mutex_lock(&x->lock);
+	rc = await_resync(x, e);
+	pthread_mutex_unlock(&x->lock);
+	if (rc)
+		goto failed;
 	r->sandbox = session_sandbox(x);
 	if (r->sandbox)
 		pthread_mutex_lock(&r->sandbox->lock);
@@ -177,6 +196,7 @@ int exec_attach(struct exec_session *x, const uint64_t from[2], struct exec_read
 		*out = r;
 		return 0;
 	}
+failed:
 	sandbox_put(r->sandbox);
 	exec_put(r->x);
 	fd_close(&r->fd);
