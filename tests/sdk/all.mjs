@@ -5,6 +5,7 @@ import './sandboxes.mjs';
 import './tags.mjs';
 import './exec.mjs';
 import './agent.mjs';
+import './sessions.mjs';
 import './files.mjs';
 import './hibernate.mjs';
 import './checkpoints.mjs';
