@@ -149,3 +149,79 @@ def trees_are_copied_in_and_out():
         with open(tree + ".links/file") as f:
             assert f.read() == "7"
         assert not os.path.exists(tree + ".links/link")
+
+
+# --- started commands ------------------------------------------------------------------------------------
+@test
+def exec_passes_standard_input_and_its_end():
+    with Server() as s:
+        id = create(s)
+        data = os.urandom(3_000_000)
+        process = start(s, "exec", "-i", id, "sh", "-c", "sha256sum; echo err >&2; exit 9", stdin=subprocess.PIPE)
+        out, err = process.communicate(data, timeout=120)
+        assert out.split()[0].decode() == hashlib.sha256(data).hexdigest() and err == b"err\n" and process.returncode == 9
+        process = start(s, "exec", "-i", id, "cat", stdin=subprocess.PIPE)
+        assert process.communicate(data, timeout=120)[0] == data and process.returncode == 0
+        # Answers come while input is still open.
+        process = start(s, "exec", "-i", id, "--", "cat", stdin=subprocess.PIPE)
+        process.stdin.write(b"first\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"first\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        sandbox = harness.Sandbox(s, id)
+        wait_for("it to be killed", lambda: not any(x["running"] for x in sandbox.request("GET", "/exec").json()))
+        assert cli(s, "exec", "-i", "--timeout", "1", id, "sleep 100", code=124)[1].endswith(b"timed out\n")
+        cli(s, "exec", "-i", "-d", id, "true", code=2)
+        cli(s, "exec", "-i", "--json", id, "true", code=2)
+
+
+@test
+def exec_can_leave_a_command_and_attach_comes_back_to_it():
+    with Server() as s:
+        id = create(s)
+        session = cli(s, "exec", "-d", id, "echo begun; read x; echo got $x; exit 4")[0].decode().strip()
+        assert len(session) == 8
+        watcher = start(s, "attach", id, session)
+        assert watcher.stdout.readline() == b"begun\n"
+        other = start(s, "attach", id, session)
+        assert other.stdout.readline() == b"begun\n"
+        other.send_signal(signal.SIGINT)
+        assert other.wait(timeout=60) == 130
+        process = start(s, "attach", "-i", id, session, stdin=subprocess.PIPE)
+        out, _ = process.communicate(b"it\n", timeout=60)
+        assert (process.returncode, out) == (4, b"begun\ngot it\n")
+        assert watcher.wait(timeout=60) == 4 and watcher.stdout.read() == b"got it\n"
+        assert cli(s, "attach", id, session, code=4)[0] == b"begun\ngot it\n"
+        answer = json.loads(cli(s, "exec", "-d", "--json", id, "true")[0])
+        assert answer["sandboxID"] == id and answer["command"] == "true"
+        cli(s, "attach", id, "00000000", code=125)
+        cli(s, "attach", id, code=2)
+
+
+@test
+def exec_with_input_goes_on_over_a_hibernation_and_a_restart():
+    with Server(env={"FAKE_VMM_KEEPS": "1"}) as s:
+        id = create(s)
+        process = start(s, "exec", "-i", id, "sh", "-c", "while read l; do echo got $l; done; exit 3", stdin=subprocess.PIPE)
+
+        def ask(word):
+            process.stdin.write(word + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            assert line == b"got " + word + b"\n", line
+
+        # What is written to a connection that is gone is lost.
+        def wait_connected():
+            wait_for("the client", lambda: any(x["attachedClients"] for x in s.request("GET", f"/sandboxes/{id}/exec").json()))
+
+        ask(b"a")
+        cli(s, "hibernate", id)
+        wait_connected()
+        ask(b"b")
+        s.kill()
+        s.start()
+        wait_connected()
+        ask(b"c")
+        process.stdin.close()
+        assert process.wait(timeout=60) == 3

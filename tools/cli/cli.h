@@ -123,12 +123,25 @@ int cli_set_number(const struct cli *c, json_t *body, int letter, const char *te
  */
 const volatile sig_atomic_t *cli_catch_interrupt(void);
 
+/* cmd_attach.c: started commands. */
+#define FOLLOW_STDIN   1u /* our input is its input */
+#define FOLLOW_KILL    2u /* an interruption kills it, else it runs on */
+#define FOLLOW_REPLAY  4u /* from what the server has kept, else from the beginning */
+#define FOLLOW_TIMEOUT 8u /* it has a time limit: what has no code was ended by that */
+/* Show its output to its end. Return: its exit code, or one of ours. */
+int cli_follow_session(struct cli *c, struct http *h, const char *sandbox, const char *id,
+		       unsigned int flags);
+/* Start one with the body of an exec. Return: 0 with its id and the answer; or an exit code. */
+int cli_start_session(struct cli *c, struct http *h, const char *sandbox, const json_t *body,
+		      char id[64], json_t **answer);
+
 /* The commands. */
 int cmd_serve(struct cli *c, int argc, char **argv);
 int cmd_create(struct cli *c, int argc, char **argv);
 int cmd_ls(struct cli *c, int argc, char **argv);
 int cmd_info(struct cli *c, int argc, char **argv);
 int cmd_exec(struct cli *c, int argc, char **argv);
+int cmd_attach(struct cli *c, int argc, char **argv);
 int cmd_shell(struct cli *c, int argc, char **argv);
 int cmd_cp(struct cli *c, int argc, char **argv);
 int cmd_forward(struct cli *c, int argc, char **argv);

@@ -40,6 +40,7 @@ struct run {
 	bool incremental;
 	bool warned;
 	bool timeout_set;
+	bool interactive, detach;
 };
 
 static int stream_take(struct run *x, struct stream *s, const char *text, size_t len)
@@ -256,6 +257,8 @@ static enum cli_opt parse_options(struct run *x, int argc, char **argv, json_t *
 						{"env", required_argument, NULL, 'e'},
 						{"workdir", required_argument, NULL, 'w'},
 						{"timeout", required_argument, NULL, 't'},
+						{"interactive", no_argument, NULL, 'i'},
+						{"detach", no_argument, NULL, 'd'},
 						{0}};
 	json_t *envs = json_object();
 	long long seconds = 0;
@@ -263,8 +266,8 @@ static enum cli_opt parse_options(struct run *x, int argc, char **argv, json_t *
 
 	json_object_set_new(body, "envs", envs);
 	for (;;) {
-		enum cli_opt what = cli_getopt(x->c, argc, argv, "+he:w:", options, &opt);
-		int bad;
+		enum cli_opt what = cli_getopt(x->c, argc, argv, "+he:w:id", options, &opt);
+		int bad = 0;
 
 		if (what != CLI_OPT_OTHER) {
 			json_object_set_new(body, "timeout", json_integer(seconds));
@@ -275,6 +278,10 @@ static enum cli_opt parse_options(struct run *x, int argc, char **argv, json_t *
 			bad = cli_add_pair(x->c, envs, optarg, true);
 		else if (opt == 'w')
 			bad = json_object_set_new(body, "cwd", json_string(optarg));
+		else if (opt == 'i')
+			x->interactive = true;
+		else if (opt == 'd')
+			x->detach = true;
 		else
 			bad = cli_parse_number(x->c, "--timeout", optarg, 0, 1LL << 31, &seconds);
 		if (bad)
@@ -310,6 +317,35 @@ static int parse_command(struct run *x, int argc, char **argv, json_t *body)
 	return 0;
 }
 
+/* As a session, which has an input and clients that come and go. */
+static int start_session(struct run *x, const json_t *body)
+{
+	unsigned int flags = FOLLOW_STDIN | FOLLOW_KILL | (x->timeout_set ? FOLLOW_TIMEOUT : 0);
+	json_t *answer;
+	int code = cli_start_session(x->c, &x->h, x->id, body, x->exec_id, &answer);
+
+	if (code)
+		return code;
+	if (!x->detach)
+		code = cli_follow_session(x->c, &x->h, x->id, x->exec_id, flags);
+	else if (x->c->json)
+		return cli_print_json(answer);
+	else
+		code =
+		    puts(x->exec_id) == EOF || fflush(stdout) == EOF ? EXIT_EXEC_FAILED : EXIT_OK;
+	json_decref(answer);
+	return code;
+}
+
+static bool options_fit(const struct run *x)
+{
+	if (x->interactive && x->detach)
+		return !cli_usage_error(x->c, "-i and -d exclude each other");
+	if (x->interactive && x->c->json)
+		return !cli_usage_error(x->c, "-i and --json exclude each other");
+	return true;
+}
+
 int cmd_exec(struct cli *c, int argc, char **argv)
 {
 	struct run x = {
@@ -320,9 +356,10 @@ int cmd_exec(struct cli *c, int argc, char **argv)
 	enum cli_opt what = parse_options(&x, argc, argv, body);
 	int code = what == CLI_OPT_HELP ? EXIT_OK : EXIT_USAGE;
 
-	if (what == CLI_OPT_DONE && !parse_command(&x, argc, argv, body) && !cli_connect(c, &x.h)) {
+	if (what == CLI_OPT_DONE && options_fit(&x) && !parse_command(&x, argc, argv, body) &&
+	    !cli_connect(c, &x.h)) {
 		x.h.stop = cli_catch_interrupt();
-		code = start(&x, body);
+		code = x.interactive || x.detach ? start_session(&x, body) : start(&x, body);
 		http_fini(&x.h);
 	}
 	json_decref(body);

@@ -28,20 +28,32 @@ const struct command cli_commands[] = {
      cmd_ls},
     {"info", "ID", "show all about one sandbox", "", cmd_info},
     {"exec", "[OPTIONS] ID [--] CMD [ARGS...]", "run a command in a sandbox",
+     "  -i, --interactive pass standard input on, and its end\n"
+     "  -d, --detach      start it, print its id, and leave it: see attach\n"
      "  -e, --env K=V     environment of the command; K alone: the value it has here\n"
      "  -w, --workdir DIR where it runs (default: the home directory)\n"
      "  --timeout S       kill it after S seconds; 0: never (default)\n"
      "\n"
      "CMD is run as it is, with its ARGS. A CMD without ARGS is a line for the shell:\n"
-     "dormouse exec ID 'ls | wc -l'. Output appears while the command runs. Its standard\n"
-     "input is empty. Ctrl-C kills it. Options go before ID.\n"
+     "dormouse exec ID 'ls | wc -l'. Output appears while the command runs. Without -i its\n"
+     "standard input is empty. Ctrl-C kills it. Options go before ID.\n"
      "\n"
-     "--json prints {\"exitCode\":N,\"stdout\":\"...\",\"stderr\":\"...\"} at the end.\n"
+     "--json prints {\"exitCode\":N,\"stdout\":\"...\",\"stderr\":\"...\"} at the end; with -d "
+     "the\n"
+     "server's answer. Not with -i.\n"
      "\n"
      "Exit code: that of the command (128+N if signal N ended it; 126 not executable, 127\n"
      "not found), 124 if --timeout ended it, 125 if it could not be run or its end is not\n"
      "known, 130 after Ctrl-C, 2 for wrong usage.\n",
      cmd_exec},
+    {"attach", "[-i] ID SESSION", "show the output of a command that was started",
+     "  -i, --interactive pass standard input on, and its end\n"
+     "\n"
+     "SESSION is what exec -d has printed. First comes the last MiB of what it has said, then\n"
+     "what it says. Ctrl-C leaves it, and it runs on. Any number of clients can be attached.\n"
+     "\n"
+     "Exit code: that of the command, as for exec; 130 after Ctrl-C.\n",
+     cmd_attach},
     {"shell", "[OPTIONS] ID [[--] CMD [ARGS...]]", "open a terminal in a sandbox",
      "  -e, --env K=V     environment of the program; K alone: the value it has here\n"
      "  -w, --workdir DIR where it runs (default: the home directory)\n"
