@@ -11,7 +11,7 @@ from websocket import Attached, Closed, WebSocket
 def begin(sandbox, cmd, **fields):
     """POST exec. Return: the session's id."""
     started = sandbox.request("POST", "/exec", {"cmd": cmd, **fields}).expect(201).json()
-    assert started["running"] is True and started["sandboxID"] == sandbox.id, started
+    assert started["sandboxID"] == sandbox.id and started["attachedClients"] == 0, started
     return started["sessionID"]
 
 
