@@ -89,6 +89,10 @@ Test(labels, without_one_nothing_is_kept)
 	cr_assert_eq(agent_sessions_next(other, &s, &fixture_err), 0);
 	ok(agent_exec_ack(c, 2, 0, &fixture_err));
 	ok(agent_exec_signal(c, 9, &fixture_err));
+	/* The end comes after both were taken. */
+	do
+		ok(agent_exec_next(c, 20000, &ev, &fixture_err));
+	while (ev.type != AGENT_EXIT);
 	agent_close(c);
 	ok(agent_exec_attach(other, spec.session, AGENT_OLDEST, AGENT_OLDEST, false, &fixture_err));
 	ok(agent_exec_next(other, 20000, &ev, &fixture_err));
