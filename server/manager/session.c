@@ -192,6 +192,9 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 	if (!rc) {
 		/* These cannot change while the sandbox has a user. */
 		x->leased = true;
+		x->holds = spec->foreground;
+		if (x->holds)
+			idle_hold(&s->idle);
 		x->epoch = sandbox_epoch(s);
 		x->boots = sandbox_boots(s);
 		x->rewinds = sandbox_rewinds(s);

@@ -42,6 +42,7 @@ def work_moves_the_deadline_and_looking_does_not():
         assert abs(end_at(b) - time.time() - 1000) < 10
         session = b.start("sleep 1000")
         b.request("POST", f"/exec/{session}/kill").expect(204)
+        assert b.result(session)["running"] is False, "its end counts as work, too"
         works = [lambda: b.run("true"), lambda: b.result(session), lambda: b.request("POST", f"/exec/{session}/kill"),
                  lambda: b.request("PUT", "/files?path=x", b"1").expect(204), lambda: b.request("GET", "/files?path=x").expect(200),
                  lambda: b.request("GET", "/files?path=missing").expect(500), lambda: b.request("GET", "/files/list?path=/").expect(200),
