@@ -79,6 +79,9 @@ void api_token_refresh(struct request *r);
 /* metrics.c */
 void api_metrics(struct request *r);
 
+/* top.c */
+void api_top(struct request *r);
+
 /* tags.c */
 /* Members of an object that is open. */
 void api_write_tags(struct strbuf *b, const struct sandbox_row *row);

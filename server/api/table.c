@@ -12,6 +12,7 @@ const struct route api_routes[] = {
     {"GET", "/healthz", api_healthz, ROUTE_OPEN, NULL, NULL},
     {"GET", "/readyz", api_readyz, ROUTE_OPEN, NULL, NULL},
     {"GET", "/metrics", api_metrics, 0, NULL, NULL},
+    {"GET", "/top", api_top, 0, NULL, NULL},
     {"GET", "/workers", api_workers, 0, NULL, NULL},
     {"GET", "/sessions", api_sandbox_list, 0, NULL, NULL},
 

@@ -92,6 +92,14 @@ void idle_load(struct sandbox *s)
 		    clock_mono_ms());
 }
 
+int64_t idle_used_ms(const struct sandbox *s)
+{
+	if (s->row.status != SANDBOX_RUNNING)
+		return 0;
+	return wall_ms() -
+	       (int64_t)(clock_mono_ms() - __atomic_load_n(&s->idle.touched_ms, __ATOMIC_RELAXED));
+}
+
 int64_t idle_expiry_ms(const struct sandbox *s)
 {
 	if (s->row.status != SANDBOX_RUNNING || !s->row.timeout_s)

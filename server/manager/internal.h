@@ -234,6 +234,8 @@ void idle_load(struct sandbox *s);
 int idle_set_timeout(struct sandbox *s, int64_t timeout_s, struct err *e);
 /* By the wall clock, 0: never. Under s->lock. */
 int64_t idle_expiry_ms(const struct sandbox *s);
+/* When somebody last worked in it; 0 if it does not run. The same. */
+int64_t idle_used_ms(const struct sandbox *s);
 
 /* vm.c */
 int vm_spawn(struct sandbox *s, const char *image, struct err *e);

@@ -264,8 +264,10 @@ int sandbox_copy_row_locked(struct sandbox *s, struct sandbox_row *row)
 {
 	int rc = sandbox_row_copy(row, &s->row);
 
-	if (!rc)
+	if (!rc) {
 		row->expires_ms = idle_expiry_ms(s);
+		row->used_ms = idle_used_ms(s);
+	}
 	return rc;
 }
 

@@ -64,6 +64,7 @@ struct sandbox_row {
 	int64_t created_ms, ended_ms; /* since 1970; ended 0: not yet */
 	int64_t expires_ms; /* not stored: for clients, when it will have been idle too long; 0:
 			       never */
+	int64_t used_ms;    /* not stored: when somebody last worked in it; 0: it does not run */
 	int64_t vmm_pid;
 
 	char *base_image;    /* path of the root image under the layers; never NULL */

@@ -225,3 +225,19 @@ def exec_with_input_goes_on_over_a_hibernation_and_a_restart():
         ask(b"c")
         process.stdin.close()
         assert process.wait(timeout=60) == 3
+
+
+@test
+def top_shows_the_busiest_first_as_often_as_it_is_told():
+    with Server() as s:
+        ids, asleep = {create(s), create(s)}, create(s)
+        cli(s, "hibernate", asleep)
+        lines = cli(s, "top")[0].decode().splitlines()
+        assert lines[0].split()[:3] == ["ID", "CPU%", "CPUS"] and {line.split()[0] for line in lines[1:]} == ids, lines
+        looks = [json.loads(line) for line in cli(s, "top", "--json", "-n", "2", "--delay", "1")[0].splitlines()]
+        assert len(looks) == 2 and all({x["sandboxID"] for x in look} == ids for look in looks)
+        for look in looks:
+            busy = [x["cpuPercent"] for x in look]
+            assert busy == sorted(busy, reverse=True) and min(busy) >= 0, busy
+        cli(s, "top", "-n", "0", code=2)
+        cli(s, "top", "extra", code=2)

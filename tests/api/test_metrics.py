@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GET /metrics and the log."""
 import json
+import os
 import re
 
 from harness import KEY, Server, test, wait_for
@@ -99,3 +100,20 @@ def the_log_can_be_json_with_sandbox_ids():
         own = [line["message"] for line in lines if line.get("sandbox") == b.id]
         assert any("running after" in m for m in own) and any("hibernated" in m for m in own) and any("woken" in m for m in own), own
         assert "sandbox" not in lines[0]
+
+
+@test
+def top_shows_what_running_sandboxes_take():
+    with Server() as s:
+        b, asleep = s.create(alias="busy", timeout=77), s.create()
+        asleep.request("POST", "/hibernate").expect(200)
+        before, = s.request("GET", "/top").expect(200).json()
+        assert before["sandboxID"] == b.id and before["alias"] == "busy" and before["timeout"] == 77 and before["memoryMB"] == 1024, before
+        assert before["residentBytes"] > 1 << 20 and before["cpuMs"] >= 0
+        b.run("true")
+        after, = s.request("GET", "/top").json()
+        assert after["lastUsedAt"] > before["lastUsedAt"] and after["cpuMs"] >= before["cpuMs"]
+        with open(f"/proc/{b.pid()}/stat") as f:
+            ticks = sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
+        assert before["cpuMs"] <= ticks * 1000 / os.sysconf("SC_CLK_TCK")
+        s.request("GET", "/top", tcp=True).expect(401)

@@ -158,6 +158,7 @@ int cmd_wake(struct cli *c, int argc, char **argv);
 int cmd_reboot(struct cli *c, int argc, char **argv);
 int cmd_power_cycle(struct cli *c, int argc, char **argv);
 int cmd_patch(struct cli *c, int argc, char **argv);
+int cmd_top(struct cli *c, int argc, char **argv);
 int cmd_store(struct cli *c, int argc, char **argv);
 int cmd_doctor(struct cli *c, int argc, char **argv);
 int cmd_version(struct cli *c, int argc, char **argv);

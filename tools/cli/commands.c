@@ -163,6 +163,14 @@ const struct command cli_commands[] = {
      "As reboot, but with a new VMM process: for a sandbox that hangs.\n"
      "--json prints [{\"sandboxID\":ID,\"powerCycled\":BOOL,\"error\":TEXT}].\n",
      cmd_power_cycle},
+    {"top", "[-d S] [-n N]", "watch what the running sandboxes take of the server",
+     "  -d, --delay S     seconds between two looks (default 2)\n"
+     "  -n N              look N times (default: until Ctrl-C on a terminal, else once)\n"
+     "\n"
+     "CPU% is of one processor, since the look before; at first, since the sandbox began.\n"
+     "MEMORY is what its VMM process holds in RAM, shared pages included.\n"
+     "--json prints the server's list with cpuPercent, one line for each look.\n",
+     cmd_top},
     {"store", "[gc|verify]", "show what images and layers take on the server's disk",
      "store gc removes what nothing refers to, store verify reads all and checks it.\n"
      "--json prints the server's answer.\n",
