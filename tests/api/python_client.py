@@ -12,6 +12,7 @@ import sys
 import time
 
 import httpx
+import websockets
 
 
 class Refused(Exception):
@@ -92,6 +93,20 @@ class Sandbox:
         body = {"cmd": command, "args": list(args), **more}
         return checked(await self.data.post(f"/sandboxes/{self.id}/exec", json=body)).json()["sessionID"]
 
+    def attach(self, session):
+        """Text that was sent in it is a reason for the client's library to fail, and so are messages above 1 MiB."""
+        base = (self.connect_url or self.url + "/api").replace("http", "ws", 1)
+        credentials = f"token={self.token}" if self.token else f"api_key={self.key}"
+        return websockets.connect(f"{base}/sandboxes/{self.id}/exec/{session}?{credentials}")
+
+    async def terminal(self, connected=True, **size):
+        """Over connectURL with the token, or, as without one, over the plain address with the key."""
+        base, key = (self.connect_url, self.token) if connected else (self.url, self.key)
+        async with httpx.AsyncClient(timeout=30.0) as c:
+            made = checked(await c.post(f"{base}/sandboxes/{self.id}/pty", json=size, headers={"X-API-Key": key})).json()
+        address = f"{base.replace('http', 'ws', 1)}/sandboxes/{self.id}/pty/{made['sessionID']}?api_key={key}"
+        return websockets.connect(address, extra_headers={"X-API-Key": key})
+
     async def sessions(self):
         listed = checked(await self.data.get(f"/sandboxes/{self.id}/exec")).json()
         return {s["sessionID"]: s["running"] for s in listed}
@@ -140,6 +155,77 @@ async def longer_than_a_read_may_last(s):
     begun = time.monotonic()
     assert (await s.run("sleep 31; echo done", timeout=100))["stdout"] == "done\n"
     assert time.monotonic() - begun > 30.5
+
+
+async def output_of(ws):
+    """What an attached command says to its end: stdout, stderr, exit code; and how often the replay ended."""
+    out, replays, exits = {1: b"", 2: b""}, 0, []
+    async for message in ws:
+        assert isinstance(message, bytes)
+        if message[0] in out:
+            out[message[0]] += message[1:]
+        elif message[0] == 3:
+            exits.append(int.from_bytes(message[1:], "big", signed=True))
+        else:
+            assert message == b"\4", message[:20]
+            replays += 1
+    assert ws.close_code == 1000 and replays == 1 and len(exits) == 1, (ws.close_code, replays, exits)
+    return out[1], out[2], exits[0]
+
+
+async def attached_commands(s):
+    session = await s.start("sh", ["-c", 'read a; read b; echo "$a-$b"; echo err >&2; head -c 3000000 /dev/zero | tr "\\0" x; exit 7'])
+    async with s.attach(session) as ws:
+        await ws.send(b"\0one\n")
+        await ws.send(b"\0tw")
+        await ws.send(b"\0o\n")
+        assert await output_of(ws) == (b"one-two\n" + b"x" * 3000000, b"err\n", 7)
+    async with s.attach(session) as ws:  # again, after its end: the last MiB at least
+        out, err, code = await output_of(ws)
+        assert code == 7 and out.endswith(b"x" * (1 << 20)) and err in (b"", b"err\n")
+    # Asleep in the middle: the command goes on where it was.
+    session = await s.start("cat")
+    async with s.attach(session) as ws:
+        await ws.send(b"\0before\n")
+        while (await ws.recv())[:1] != b"\1":
+            pass
+    await s.hibernate()
+    async with s.attach(session) as ws:
+        await ws.send(b"\0after\n")
+        seen = b""
+        while not seen.endswith(b"after\n"):
+            message = await ws.recv()
+            seen += message[1:] if message[0] == 1 else b""
+        assert seen == b"before\nafter\n", seen
+        await s.kill_session(session)
+        assert (await output_of_rest(ws)) == 137
+    for token, status in (("wrong", 403), (s.key, 403)):
+        address = f"{s.connect_url.replace('http', 'ws', 1)}/sandboxes/{s.id}/exec/{session}?token={token}"
+        try:
+            async with websockets.connect(address):
+                raise AssertionError("accepted")
+        except websockets.InvalidStatusCode as e:
+            assert e.status_code == status, e
+
+
+async def output_of_rest(ws):
+    code = None
+    async for message in ws:
+        if message[0] == 3:
+            code = int.from_bytes(message[1:], "big", signed=True)
+    assert ws.close_code == 1000
+    return code
+
+
+async def terminals(s):
+    for connected in True, False:
+        async with await s.terminal(connected, cols=100, rows=30) as ws:
+            await ws.send("stty size; echo answer $((6 * 7)); exit\n" if connected else b"stty size; echo answer $((6 * 7)); exit\n")
+            seen = b""
+            async for message in ws:
+                assert isinstance(message, bytes)
+                seen += message
+            assert ws.close_code == 1000 and b"30 100" in seen and b"answer 42" in seen, (ws.close_code, seen)
 
 
 async def files(s):
@@ -213,7 +299,7 @@ async def main(url, key):
     s = await Sandbox.create(url, key, timeout=0, envs={"FROM": "create"}, metadata={"a": "b"}, memoryMB=512, diskMB=20480)
     assert s.connect_url == f"{url}/api" and s.token, "both over TCP"
     long = asyncio.create_task(longer_than_a_read_may_last(await Sandbox.create(url, key)))
-    steps = [credentials(s, url, key), commands(s), files(s), lifecycle(s, url, key)]
+    steps = [credentials(s, url, key), commands(s), attached_commands(s), terminals(s), files(s), lifecycle(s, url, key)]
     for step in steps:
         print(step.__name__, flush=True)
         await step
