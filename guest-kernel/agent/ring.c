@@ -26,7 +26,7 @@ size_t ring_room(const struct ring *r)
 /* The memory of [from, from + len) as at most two pieces. */
 static int pieces(const struct ring *r, uint64_t from, size_t len, struct iovec iov[2])
 {
-	size_t at = (size_t)(from % r->cap), first = r->cap - at;
+	size_t at = r->cap ? (size_t)(from % r->cap) : 0, first = r->cap - at;
 
 	if (first > len)
 		first = len;

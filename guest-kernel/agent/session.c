@@ -246,6 +246,8 @@ void sessions_forget(struct sessions *t, uint64_t id)
 
 static void drop_segments(struct session *s, size_t n)
 {
+	if (!s->segments)
+		return;
 	s->segments_len -= n;
 	s->segments_base += n;
 	memmove(s->segments, s->segments + n, s->segments_len * sizeof(s->segments[0]));
@@ -275,11 +277,10 @@ static void add_segment(struct session *s, unsigned int stream)
 		return;
 	}
 	/* Of many the order of the oldest is lost: not the bytes. */
-	if (s->segments_len == s->segments_cap && !more_segments(s)) {
-		if (!s->segments_cap)
-			return;
+	if (s->segments_len == s->segments_cap && !more_segments(s))
 		drop_segments(s, s->segments_len - s->segments_len / 2);
-	}
+	if (!s->segments)
+		return;
 	s->segments[s->segments_len++] = (struct segment){stream, s->out[stream].end};
 }
 
