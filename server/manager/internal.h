@@ -77,6 +77,7 @@ struct sandbox {
 	uint32_t epoch;		   /* atomic: counts VMs and rollbacks; connections die with one */
 	uint32_t rewinds;	   /* atomic: counts rollbacks; streams go back in time with one */
 	uint32_t boots;		   /* atomic: counts boots of the guest; processes die with one */
+	unsigned int tunnels;	   /* atomic: open ones */
 	struct idle idle;	   /* its members are atomic */
 	uint64_t idle_saved_ms;	   /* atomic: idle.touched_ms that its directory has */
 

@@ -256,7 +256,11 @@ int tunnel_open(struct sandbox *s, unsigned int port, struct tunnel **out, struc
 	t->id |= !t->id;
 	__atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
 	t->s = s;
-	rc = start(t, port, e);
+	if (__atomic_add_fetch(&s->tunnels, 1, __ATOMIC_RELAXED) > TUNNELS_MAX)
+		rc = err_set(e, -EAGAIN, "sandbox %s has %u connections", sandbox_id(s),
+			     TUNNELS_MAX);
+	else
+		rc = start(t, port, e);
 	if (rc)
 		tunnel_close(t);
 	else
@@ -271,6 +275,7 @@ void tunnel_close(struct tunnel *t)
 	if (t->conn && !t->ended)
 		agent_exec_signal(t->conn, SIGKILL, NULL);
 	drop_conn(t);
+	__atomic_sub_fetch(&t->s->tunnels, 1, __ATOMIC_RELAXED);
 	sandbox_put(t->s);
 	free(t->sent);
 	free(t);

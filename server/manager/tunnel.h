@@ -21,13 +21,16 @@
 
 #include "server/manager/manager.h"
 
+#define TUNNELS_MAX 512u /* at a time, of one sandbox: others are to have some, too */
+
 struct tunnel;
 
 /**
  * tunnel_open() - Connect to a port; wakes the sandbox
  * @out:	tunnel_close()
  *
- * Return: 0; -ECONNREFUSED, -ETIMEDOUT: the guest's answer; as sandbox_agent_get()
+ * Return: 0; -ECONNREFUSED, -ETIMEDOUT: the guest's answer; -EAGAIN beyond TUNNELS_MAX; as
+ *	   sandbox_agent_get()
  */
 int tunnel_open(struct sandbox *s, unsigned int port, struct tunnel **out, struct err *e);
 /* Resets it, if it has not ended in both directions. NULL is fine. */

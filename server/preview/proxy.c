@@ -165,9 +165,8 @@ static int read_head(struct proxy *x)
 				return x->head_len > HEAD_MAX ? -EMSGSIZE : 1;
 			if (x->in.len > HEAD_MAX)
 				return -EMSGSIZE;
-		} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
-			return 0;
-		} else if (now >= deadline || manager_interrupted(x->m)) {
+		} else if (n == 0 || (errno != EAGAIN && errno != EINTR) || now >= deadline ||
+			   manager_interrupted(x->m)) {
 			return 0;
 		} else {
 			poll(&pfd, 1, deadline - now < 1000 ? (int)(deadline - now) : 1000);

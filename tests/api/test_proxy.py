@@ -2,8 +2,6 @@
 """The proxy for previews (api.md 11), with servers run by the real agent."""
 import hashlib
 import http.client
-import json
-import os
 import signal
 import socket
 import threading
@@ -83,10 +81,10 @@ def read_until(s, end):
 
 
 def read_all(s):
-    got = b""
+    got = bytearray()
     while part := s.recv(65536):
         got += part
-    return got
+    return bytes(got)
 
 
 def say(s, text):
@@ -478,3 +476,22 @@ def many_previews_at_once():
         for t in threads:
             t.join()
         assert not failed, failed
+
+
+@test
+def one_sandbox_cannot_take_all_connections():
+    with Server() as s:
+        site, other = Site(s.create()), Site(s.create())
+        held = []
+        for _ in range(512):
+            c = site.connect()
+            c.sendall(site.head("/silent"))
+            held.append(c)
+        port = ":%04X" % site.port
+        wait_for("512 tunnels", lambda: sum(t.endswith(port) for t in tunnels(s)) == 512, timeout=120)
+        assert site.request("GET", "/").expect(503, "512 connections").headers["Retry-After"] == "2"
+        other.request("GET", "/").expect(200)
+        held.pop().close()
+        for c in held:
+            c.close()
+        wait_for("room", lambda: site.request("GET", "/").status == 200, timeout=120)

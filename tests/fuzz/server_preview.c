@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/http/edge.h"
 #include "server/preview/head.h"
 #include "server/preview/host.h"
 
@@ -59,6 +60,23 @@ static void check_again(const struct head *h, bool answer)
 	strbuf_fini(&out);
 }
 
+static bool claims(const char *host, size_t len)
+{
+	struct preview_host h;
+
+	return preview_host_parse(host, len, &h);
+}
+
+/* Who gets a connection is decided before its head is parsed: both must see the same Host. */
+static void check_edge(const struct head *h, const char *text, size_t len)
+{
+	const struct head_text *host = head_find(h, "Host");
+	enum edge_verdict v = edge_look(text, len, claims);
+
+	if (len < EDGE_PEEK && (v == EDGE_CLAIMED) != claims(host->at, host->len))
+		__builtin_trap();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct preview_host host;
@@ -71,6 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	text = malloc(size);
 	memcpy(text, data + 1, size - 1);
 	preview_host_parse(text, size - 1, &host);
+	edge_look(text, size - 1, claims);
 	end = head_end(text, size - 1);
 	h.no_body = data[0] & 2;
 	if (end && !parse(&h, data[0] & 1, text, end)) {
@@ -78,6 +97,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		 * headers are added. */
 		if (!((data[0] & 1) && head_status(&h) == 101) && h.n < HEAD_FIELDS_MAX - 8)
 			check_again(&h, data[0] & 1);
+		if (!(data[0] & 1))
+			check_edge(&h, text, size - 1);
 		follow_body(&h, text + end, size - 1 - end);
 	}
 	free(text);
