@@ -75,7 +75,7 @@ help:
 ## make fault      programs killed, and disks full, at every durable write (FAULT_POINTS=N: at N of them)
 ## make kvm        tiny guests on the native /dev/kvm
 ## make img        dormouse-img, on layers that the test writes after docs/disk-format.md
-## make load       10 000 mixed requests of 50 clients at once: percentiles, and no failure
+## make load       10 000 mixed requests of 50 clients at once, alone and in a crowd: percentiles, and no failure
 ## make wrapper    the guest's side of agent sessions, with a stand-in for the SDK
 ## make lab        does the lab notice its own death, and keep output apart and complete
 ## make api         the server's API natively, with a stand-in for the VMM
