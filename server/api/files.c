@@ -28,6 +28,7 @@ static void file_op_end(struct file_op *op)
 {
 	if (!op->sandbox)
 		return;
+	sandbox_touch(op->sandbox);
 	sandbox_agent_put(op->sandbox, op->conn);
 	sandbox_put(op->sandbox);
 	free(op->first);
@@ -51,6 +52,7 @@ static bool file_op_begin(struct request *r, struct file_op *op, const char *def
 		file_op_end(op);
 		return false;
 	}
+	sandbox_touch(op->sandbox);
 	rc = sandbox_agent_get(op->sandbox, &op->conn, &e);
 	if (rc) {
 		reply_errno(r, rc, &e);

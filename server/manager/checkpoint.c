@@ -25,6 +25,7 @@ int take_running(struct manager *m, const char *id, struct sandbox **out, struct
 	int rc = sandbox_find(m, id, &s, e);
 
 	while (!rc) {
+		sandbox_touch(s);
 		rc = sandbox_use(s, e); /* wakes it */
 		if (rc) {
 			sandbox_put(s);

@@ -12,6 +12,8 @@
 #include "lib/log.h"
 #include "server/manager/internal.h"
 
+#define SETTLE_S 30 /* from the start of the daemon; an agent may be out of reach */
+
 /* --- the timer itself -------------------------------------------------------------------- */
 
 void idle_touch(struct idle *i, uint64_t now_ms)
@@ -174,8 +176,10 @@ void idle_tick(struct sandbox *s)
 	bool over;
 
 	pthread_mutex_lock(&s->lock);
+	/* Until its sessions are known again, one of them may be a command that holds it. */
 	over = s->announced && s->row.status == SANDBOX_RUNNING && s->ready && !s->changing &&
-	       !s->expiring && !manager_interrupted(s->m) && is_over(s);
+	       (s->settled || s->m->ticks >= SETTLE_S) && !s->expiring &&
+	       !manager_interrupted(s->m) && is_over(s);
 	if (over)
 		s->expiring = true;
 	pthread_mutex_unlock(&s->lock);

@@ -493,7 +493,6 @@ int sandbox_use(struct sandbox *s, struct err *e)
 {
 	uint64_t deadline = clock_mono_ms() + USE_WAIT_MS;
 
-	sandbox_touch(s);
 	for (;;) {
 		int rc;
 
@@ -513,7 +512,6 @@ int sandbox_use(struct sandbox *s, struct err *e)
 
 void sandbox_unuse(struct sandbox *s)
 {
-	sandbox_touch(s);
 	pthread_mutex_lock(&s->lock);
 	if (!--s->users && s->changing)
 		pthread_cond_broadcast(&s->changed);

@@ -187,6 +187,7 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 		snprintf(x->id, sizeof(x->id), "%08x", (uint32_t)(a.session >> 32));
 	a.session |= !a.session;
 	x->agent_id = a.session;
+	sandbox_touch(s);
 	if (!rc)
 		rc = sandbox_agent_get(s, &x->conn, e);
 	if (!rc) {

@@ -223,8 +223,10 @@ static bool take_event(struct tunnel *t)
 
 static int start(struct tunnel *t, unsigned int port, struct err *e)
 {
-	int rc = sandbox_agent_get(t->s, &t->conn, e);
+	int rc;
 
+	sandbox_touch(t->s);
+	rc = sandbox_agent_get(t->s, &t->conn, e);
 	if (rc)
 		return rc;
 	t->leased = true;

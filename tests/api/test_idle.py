@@ -158,6 +158,21 @@ def deadlines_outlive_the_daemon():
 
 
 @test
+def a_command_that_somebody_waits_for_holds_it_across_a_restart():
+    with Server() as s:
+        b = s.create(timeout=1)
+        id = b.start("until [ -e go ]; do sleep 0.02; done; touch ended; echo done")
+        s.kill()
+        s.start()
+        until_idle(s)
+        until_idle(s)
+        assert b.info()["status"] == "running"
+        open(b.home + "/go", "w").close()
+        b.wait_status("hibernated")
+        assert os.path.exists(b.home + "/ended") and b.result(id)["stdout"] == "done\n"
+
+
+@test
 def a_timeout_that_was_set_is_there_after_a_kill():
     with Server() as s:
         b = s.create(timeout=0)
