@@ -6,6 +6,7 @@ import './tags.mjs';
 import './exec.mjs';
 import './agent.mjs';
 import './sessions.mjs';
+import './pty.mjs';
 import './files.mjs';
 import './hibernate.mjs';
 import './checkpoints.mjs';
