@@ -192,16 +192,20 @@ static bool on_stdin_eof(struct session *s, struct reader *r)
 	return true;
 }
 
-static bool on_signal(struct session *s, struct reader *r)
+static bool on_signal(struct drive *d, struct reader *r)
 {
+	struct session *s = d->s;
 	uint32_t signo = read_u32(r);
 
 	if (r->failed || signo < 1 || signo > 64)
 		return false;
 	if (s->tunnel)
 		session_reset_tunnel(s);
-	if (s->terminal && signo == SIGHUP)
+	if (s->terminal && signo == SIGHUP) {
 		session_hang_up(s);
+		/* Whoever asks for its sessions later has given this one up. */
+		sessions_unlabel(d->t, s);
+	}
 	/* Until it is waited for, the number cannot belong to another process group. */
 	else if (s->pid && !s->exited)
 		kill(-s->pid, (int)signo);
@@ -234,7 +238,7 @@ static bool on_frame(struct drive *d, const struct proto_header *h, const uint8_
 	case PROTO_STDIN_EOF:
 		return on_stdin_eof(d->s, &r);
 	case PROTO_SIGNAL:
-		return on_signal(d->s, &r);
+		return on_signal(d, &r);
 	case PROTO_WINSIZE:
 		return on_winsize(d->s, &r);
 	case PROTO_ACK:

@@ -175,6 +175,15 @@ int session_set_label(struct sessions *t, struct session *s, const void *label, 
 	return 0;
 }
 
+void sessions_unlabel(struct sessions *t, struct session *s)
+{
+	pthread_mutex_lock(&t->lock);
+	free(s->label);
+	s->label = NULL;
+	s->label_len = 0;
+	pthread_mutex_unlock(&t->lock);
+}
+
 bool sessions_next(struct sessions *t, uint64_t after, struct session_info *info)
 {
 	struct session *best = NULL;

@@ -62,7 +62,7 @@ struct session {
 	struct segment *segments; /* owned */
 	size_t segments_len, segments_cap;
 	uint64_t segments_base; /* number of the first one, of all there ever were */
-	uint8_t *label;		/* owned; NULL: without; does not change */
+	uint8_t *label;		/* owned; NULL: without; under the lock */
 	size_t label_len;
 
 	bool die_with_conn;
@@ -147,6 +147,8 @@ struct session_info {
 bool sessions_next(struct sessions *t, uint64_t after, struct session_info *info);
 /* The driver gives a new session its label; -ENOMEM */
 int session_set_label(struct sessions *t, struct session *s, const void *label, size_t len);
+/* The driver takes it off: the session is not listed any more. */
+void sessions_unlabel(struct sessions *t, struct session *s);
 
 enum drive_end {
 	DRIVE_FINISHED, /* its end was sent (or there was no connection to send it to) */

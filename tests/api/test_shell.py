@@ -222,6 +222,25 @@ def after_hibernation_the_next_key_wakes_and_all_goes_on():
 
 
 @test
+def a_restart_of_the_server_is_a_pause():
+    with Server() as s:
+        b = s.create()
+        with User(s, b.id, "while read x; do n=$((n+1)); echo $n $x; done; exit 8") as u:
+            u.type("a\n")
+            u.expect("1 a\r\n")
+            for i in (2, 3):
+                s.kill()
+                u.expect("connection lost")
+                s.start()
+                wait_for("the shell to be back", lambda: terminals(b).popitem()[1]["attachedClients"])
+                u.type("b\n")
+                u.expect(f"{i} b\r\n")
+            assert u.shown.count(b"1 a") == 1, "nothing comes twice"
+            u.type("\x04")
+            u.end(8)
+
+
+@test
 def input_that_is_no_terminal_is_typed_with_its_end():
     with Server() as s:
         b = s.create()

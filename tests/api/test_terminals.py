@@ -2,6 +2,7 @@
 """Terminals: made, attached to, resized, detached from, removed (api.md 6, 17.2)."""
 import hashlib
 import os
+import signal
 import time
 
 from harness import KEY, Server, test, wait_for
@@ -271,6 +272,42 @@ def a_terminal_goes_on_after_hibernation():
                 w.type("b\n")
                 w.expect(f"{i} b\r\n")
             w.sock.close()
+
+
+@test
+def a_terminal_goes_on_after_each_restart_of_the_server():
+    with Server() as s:
+        b = s.create()
+        t = script(b, "echo pid=$$; trap 'echo drawn $(stty size)' WINCH; while :; do read x && n=$((n+1)) && echo $n $x; done",
+                   rows=31, cols=91)
+        other = make(b)
+        w = Terminal(b, t)
+        w.expect("\r\n")
+        pid = int(w.out.split(b"=")[1].split()[0])
+        w.type("a\n")
+        w.expect("1 a\r\n")
+        for i, signo in ((2, signal.SIGKILL), (3, signal.SIGTERM), (4, signal.SIGKILL)):
+            s.kill(signo)
+            assert w.to_end().closed[0] in (None, 1001), w.closed
+            at = len(w.out)
+            s.start()
+            assert set(terminals(b)) == {t, other}, terminals(b)
+            w = Terminal(b, t, f"?stdoutFrom={at}")
+            assert w.status == 101
+            w.type("b\n")
+            w.expect(f"{i} b\r\n")
+            assert b"1 a" not in w.out, "nothing comes twice"
+        # All of it for who has nothing; and the size is known still.
+        with Terminal(b, t) as all:
+            for text in ("1 a\r\n", "4 b\r\n", "drawn 31 91\r\n"):
+                all.expect(text)
+        w.sock.close()
+        b.request("DELETE", f"/pty/{t}").expect(204)
+        assert set(terminals(b)) == {other}
+        wait_for("the guest to have been told", lambda: not os.path.exists(f"/proc/{pid}"))
+        s.kill()
+        s.start()
+        assert set(terminals(b)) == {other}, "what was removed stays removed"
 
 
 @test
