@@ -4,7 +4,7 @@ import re
 import signal
 import sqlite3
 
-from harness import Server, test
+from harness import Server, test, wait_for
 
 NOBODY = "sb-00000000"
 WORD = "correct-horse-battery"
@@ -131,6 +131,7 @@ def forks_do_not_inherit_the_token():
         # A rollback is of the machine, not of who may look at it.
         before = stored_hash(s, parent)
         cp = s.request("POST", f"/sandboxes/{parent}/checkpoints", {"name": "a"}).expect(201).json()["id"]
+        wait_for("the checkpoint", lambda: s.request("GET", f"/sandboxes/{parent}/checkpoints").json()[0]["status"] == "ready")
         s.request("POST", f"/sandboxes/{parent}/preview/rotate").expect(200)
         after = stored_hash(s, parent)
         s.request("POST", f"/sandboxes/{parent}/checkpoints/{cp}/restore").expect(200)
