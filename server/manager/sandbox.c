@@ -300,8 +300,33 @@ int sandbox_get_row(struct manager *m, const char *id, struct sandbox_row *row, 
 
 /* --- changes of the row --------------------------------------------------------------------- */
 
-int sandbox_update_row(struct sandbox *s, void (*change)(struct sandbox_row *row, const void *arg),
-		       const void *arg, struct err *e)
+typedef void change_row(struct sandbox_row *row, const void *arg);
+
+static void take_row(struct sandbox *s, struct sandbox_row *row)
+{
+	struct sandbox_row old = s->row;
+
+	s->row = *row;
+	*row = old;
+	pthread_cond_broadcast(&s->changed);
+}
+
+static void take_settings(struct sandbox *s, struct sandbox_row *row)
+{
+	json_t *old = s->row.tags;
+
+	s->row.timeout_s = row->timeout_s;
+	s->row.tags = row->tags;
+	row->tags = old;
+	s->row.tagged_ms = row->tagged_ms;
+	memcpy(s->row.preview_hash, row->preview_hash, sizeof(row->preview_hash));
+}
+
+/* In a copy, then with @save in the store, then with @take, which leaves what it replaced in the
+ * copy, in memory. */
+static int update(struct sandbox *s, change_row *change, const void *arg,
+		  int (*save)(struct store *st, const struct sandbox_row *row, struct err *e),
+		  void (*take)(struct sandbox *s, struct sandbox_row *row), struct err *e)
 {
 	struct sandbox_row row;
 	int rc;
@@ -312,51 +337,23 @@ int sandbox_update_row(struct sandbox *s, void (*change)(struct sandbox_row *row
 		err_set(e, rc, "out of memory");
 	} else {
 		change(&row, arg);
-		rc = store_sandbox_update(s->m->store, &row, e);
-		if (!rc) {
-			struct sandbox_row old = s->row;
-
-			s->row = row;
-			row = old;
-			pthread_cond_broadcast(&s->changed);
-		}
-		sandbox_row_fini(&row);
-	}
-	pthread_mutex_unlock(&s->lock);
-	return rc;
-}
-
-static void take_settings(struct sandbox_row *to, struct sandbox_row *from)
-{
-	json_t *old = to->tags;
-
-	to->timeout_s = from->timeout_s;
-	to->tags = from->tags;
-	from->tags = old;
-	to->tagged_ms = from->tagged_ms;
-	memcpy(to->preview_hash, from->preview_hash, sizeof(to->preview_hash));
-}
-
-int sandbox_update_settings(struct sandbox *s,
-			    void (*change)(struct sandbox_row *row, const void *arg),
-			    const void *arg, struct err *e)
-{
-	struct sandbox_row row;
-	int rc;
-
-	pthread_mutex_lock(&s->lock);
-	rc = sandbox_row_copy(&row, &s->row);
-	if (rc) {
-		err_set(e, rc, "out of memory");
-	} else {
-		change(&row, arg);
-		rc = store_sandbox_set_settings(s->m->store, &row, e);
+		rc = save(s->m->store, &row, e);
 		if (!rc)
-			take_settings(&s->row, &row);
+			take(s, &row);
 		sandbox_row_fini(&row);
 	}
 	pthread_mutex_unlock(&s->lock);
 	return rc;
+}
+
+int sandbox_update_row(struct sandbox *s, change_row *change, const void *arg, struct err *e)
+{
+	return update(s, change, arg, store_sandbox_update, take_row, e);
+}
+
+int sandbox_update_settings(struct sandbox *s, change_row *change, const void *arg, struct err *e)
+{
+	return update(s, change, arg, store_sandbox_set_settings, take_settings, e);
 }
 
 void sandbox_set_status(struct sandbox *s, enum sandbox_status status)
