@@ -65,6 +65,8 @@ static const struct setting settings[] = {
     {"sandbox-domain", TEXT, AT(sandbox_domain), 0, 0, "DOMAIN", "suffix of preview host names"},
     {"preview-host", TEXT, AT(preview_host), 0, 0, "HOST",
      "the Host header that servers in sandboxes see (default: the client's)"},
+    {"strict", FLAG, AT(strict), 0, 0, NULL,
+     "route previews only to ports that have a preview URL"},
     {"region", TEXT, AT(region), 0, 0, "NAME", "shown in sandbox objects (default local)"},
     {"stop-sandboxes-on-exit", FLAG, AT(stop_sandboxes_on_exit), 0, 0, NULL,
      "end the VMs when the server stops; by default they run on and the next server takes them"},

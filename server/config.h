@@ -34,6 +34,7 @@ struct config {
 	int64_t boot_timeout_s, exit_grace_s, pool_size;
 	int64_t flatten_above, cold_after_s; /* 0: never */
 	bool no_auth, stop_sandboxes_on_exit;
+	bool strict;	    /* previews of listed ports only */
 	bool help, version; /* then nothing else was checked */
 };
 

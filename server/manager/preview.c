@@ -137,7 +137,21 @@ static bool allowed(const struct sandbox *s, const char *token, size_t len)
 	return !CRYPTO_memcmp(s->row.preview_hash, hash, HASH_SIZE);
 }
 
-int preview_admit(struct manager *m, const char *id, const char *token, size_t len,
+/* With --strict: is there a preview URL of this port? */
+static int check_listed(struct manager *m, const char *id, int64_t port, struct err *e)
+{
+	struct preview_row row;
+	int rc;
+
+	if (!m->config->strict)
+		return 0;
+	rc = store_preview_get(m->store, id, port, &row, e);
+	if (!rc)
+		preview_row_fini(&row);
+	return rc;
+}
+
+int preview_admit(struct manager *m, const char *id, int64_t port, const char *token, size_t len,
 		  struct sandbox **out, struct err *e)
 {
 	struct sandbox *s;
@@ -150,6 +164,8 @@ int preview_admit(struct manager *m, const char *id, const char *token, size_t l
 	if (rc != -ESHUTDOWN && !allowed(s, token, len))
 		rc = err_set(e, -EACCES, token ? "invalid preview token" : "missing preview token");
 	pthread_mutex_unlock(&s->lock);
+	if (!rc)
+		rc = check_listed(m, id, port, e);
 	if (rc)
 		sandbox_put(s);
 	else

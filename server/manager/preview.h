@@ -38,9 +38,10 @@ int preview_rotate(struct manager *m, const char *sandbox_id, char token[PREVIEW
  * @token:	@len bytes; NULL: none came
  * @out:	A reference: sandbox_put()
  *
- * Wakes nobody. Return: 0; -ENOENT; -ESHUTDOWN stopped; -EACCES wrong token; -EHOSTDOWN
+ * Wakes nobody. Return: 0; -ENOENT, with --strict also for ports without a preview URL;
+ *	   -ESHUTDOWN stopped; -EACCES wrong token; -EHOSTDOWN
  */
-int preview_admit(struct manager *m, const char *id, const char *token, size_t len,
+int preview_admit(struct manager *m, const char *id, int64_t port, const char *token, size_t len,
 		  struct sandbox **out, struct err *e);
 
 /* Does it ask for a token at all? */

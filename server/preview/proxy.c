@@ -202,7 +202,7 @@ static bool admit(struct proxy *x)
 {
 	struct head_text token = head_token(&x->request, &x->token_in_authorization);
 	struct err e;
-	int rc = preview_admit(x->m, x->host.id, token.at, token.len, &x->s, &e);
+	int rc = preview_admit(x->m, x->host.id, x->host.port, token.at, token.len, &x->s, &e);
 
 	if (rc)
 		refuse_errno(x, rc, &e);

@@ -295,6 +295,18 @@ def tokens_are_checked_before_anything_wakes():
 
 
 @test
+def a_strict_server_routes_to_listed_ports_only():
+    with Server("--strict") as s:
+        box = s.create()
+        site = Site(box)
+        site.request("GET", "/").expect(404, "not found")
+        box.request("POST", "/preview", {"port": site.port}).expect(201)
+        site.request("GET", "/").expect(200)
+        box.request("DELETE", f"/preview/{site.port}").expect(204)
+        site.request("GET", "/").expect(404, "not found")
+
+
+@test
 def who_is_not_there_is_told_apart():
     with Server() as s:
         box = s.create()

@@ -77,6 +77,7 @@ async function openSocket(sandbox) {
 check('11 3.3 the client knows host names, and makes, lists and deletes preview URLs', async () => {
 	const sandbox = await serving();
 	const domain = sandbox.getPreviewDomain(PORT);
+	assert.equal(sandbox.domain, sandbox.getPreviewDomain(80));
 	assert.match(domain, new RegExp(`^${sandbox.sandboxId}-p${PORT}\\.localhost(:\\d+)?$`));
 	const made = await sandbox.createPreviewURL({ port: PORT });
 	assert.equal(made.hostname, domain);
