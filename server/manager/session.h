@@ -12,8 +12,8 @@
  * Of each stream the last `keep` bytes are kept, with absolute offsets, and in which order stdout
  * and stderr came. Any number of *readers* follow a session that the loop drives, each at its own
  * pace: exec_attach(), then exec_read() whenever exec_reader_fd() is readable. A reader that is
- * behind by `keep` bytes holds the command back: nothing is dropped that an attached reader has
- * not read. A client that polls instead tells up to where it has read (exec_note_reader()), with
+ * behind by EXEC_BEHIND_BYTES (or `keep`, if that is less) holds the command back: nothing is
+ * dropped that an attached reader has not read, and the agent still has it if we are killed. A client that polls instead tells up to where it has read (exec_note_reader()), with
  * the same effect for a while.
  *
  * stdin: exec_write() takes bytes in order, as many as there is room for, and they stay here until
@@ -34,6 +34,7 @@
 #include "server/manager/manager.h"
 
 #define EXEC_KEEP_BYTES	  (8u << 20)   /* of each stream, if the spec says nothing else */
+#define EXEC_BEHIND_BYTES (768u << 10) /* the most that a reader is behind, in each stream */
 #define EXEC_REPLAY_BYTES (1u << 20)   /* of both, for a new reader */
 #define EXEC_STDIN_BYTES  (512u << 10) /* on the way to the guest; then exec_write() waits */
 

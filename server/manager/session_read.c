@@ -394,16 +394,18 @@ void session_notify(struct exec_session *x)
 
 bool session_must_wait(struct exec_session *x)
 {
+	/* No further behind than the agent keeps: it is all there is after a crash of ours. */
+	uint64_t behind = x->keep < EXEC_BEHIND_BYTES ? x->keep : EXEC_BEHIND_BYTES;
 	bool wait = false;
 
 	for (int i = 0; i < 2; i++) {
 		uint64_t end = outbuf_end(&x->out[i]) + PROTO_DATA_MAX;
 
 		if (x->hold_until_ms)
-			wait |= end > x->read_offsets[i] + x->keep &&
+			wait |= end > x->read_offsets[i] + behind &&
 				x->hold_until_ms > clock_mono_ms();
 		for (const struct exec_reader *r = x->readers; r && !wait; r = r->next)
-			wait = !r->cut && end > r->at[i] + x->keep;
+			wait = !r->cut && end > r->at[i] + behind;
 	}
 	return wait;
 }

@@ -65,7 +65,7 @@ def parts_that_are_not_built_yet_say_so():
     with Server() as s:
         for method, path in (("POST", "/sandboxes/sb-1/migrate"), ("POST", "/snapshots/n/patches"),
                              ("GET", "/snapshots/n%2F1"), ("POST", "/secret-stores"), ("PATCH", "/webhooks/w"),
-                             ("GET", "/sandboxes/sb-1/exec/abcd"), ("GET", "/sandboxes/sb-1/logs")):
+                             ("PUT", "/sandboxes/sb-1/limits"), ("GET", "/sandboxes/sb-1/logs")):
             s.request(method, path).expect(501, "not implemented yet", '"code":"not_implemented"')
 
 
