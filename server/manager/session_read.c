@@ -402,7 +402,7 @@ bool session_must_wait(struct exec_session *x)
 		uint64_t end = outbuf_end(&x->out[i]) + PROTO_DATA_MAX;
 
 		if (x->hold_until_ms)
-			wait |= end > x->read_offsets[i] + behind &&
+			wait |= end > x->read_offsets[i] + x->keep &&
 				x->hold_until_ms > clock_mono_ms();
 		for (const struct exec_reader *r = x->readers; r && !wait; r = r->next)
 			wait = !r->cut && end > r->at[i] + behind;

@@ -230,6 +230,10 @@ class Sandbox:
     def result(self, exec_id, query=""):
         return self.request("GET", f"/exec/{exec_id}/result{query}").expect(200).json()
 
+    def so_far(self, exec_id):
+        """Its output; result() of one that runs takes as long as the server waits for its end."""
+        return self.result(exec_id, "?stdoutFrom=0&stderrFrom=0")
+
     def info(self):
         return self.request("GET").expect(200).json()
 

@@ -93,7 +93,7 @@ def a_client_without_offsets_gets_the_last_mebibyte_after_a_restart():
         y = begin(b, "i=0; while [ $i -lt 9 ]; do echo o$i; sleep 0.02; echo e$i >&2; sleep 0.02; i=$((i+1)); done; cat")
         whole = b"".join(b"%09d\n" % i for i in range(300_000))
         wait_for("all of it", lambda: b.result(x, "?stdoutFrom=0")["stdoutNext"] == 3_000_000)
-        wait_for("all of it", lambda: b.result(y)["stderr"].endswith("e8\n"))
+        wait_for("all of it", lambda: b.so_far(y)["stderr"].endswith("e8\n"))
         for how in 9, 15:
             s.kill(how)
             s.start()
@@ -108,7 +108,7 @@ def a_client_without_offsets_gets_the_last_mebibyte_after_a_restart():
                 a.until_out(b"more\n")
             b.request("POST", f"/exec/{y}/kill").expect(204)
             y = begin(b, "i=0; while [ $i -lt 9 ]; do echo o$i; sleep 0.02; echo e$i >&2; sleep 0.02; i=$((i+1)); done; cat")
-            wait_for("all of it", lambda: b.result(y)["stderr"].endswith("e8\n"))
+            wait_for("all of it", lambda: b.so_far(y)["stderr"].endswith("e8\n"))
         with Attached(b, x) as a:
             a.until_live()
             a.write(b"done\n")
@@ -143,7 +143,7 @@ def how_a_command_ended_is_known_after_a_restart():
         wait_for("the end", lambda: listed(b, before)["running"] is False)
         meanwhile = begin(b, "echo meanwhile; while [ ! -e go ]; do sleep 0.01; done; echo end; exit 7")
         handle = b.start("while [ ! -e go ]; do sleep 0.01; done; echo handled")
-        wait_for("output", lambda: b.result(meanwhile)["stdout"])
+        wait_for("output", lambda: b.so_far(meanwhile)["stdout"])
         s.kill()
         open(os.path.join(b.home, "go"), "w").close()
         s.start()
