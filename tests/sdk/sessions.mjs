@@ -2,8 +2,9 @@
 // Commands that are started, their clients, and shells over them (sections 4.5 to 4.7, 17.1, 18.3, 18.5).
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
+import { fileURLToPath } from 'node:url';
 import { Sandbox } from './client.mjs';
-import { check, create, kill, request, sh, shared } from './support.mjs';
+import { check, create, kill, onHost, onHostOnly, request, sh, shared } from './support.mjs';
 
 const decoder = new TextDecoder();
 
@@ -226,3 +227,9 @@ check('4.4 300 times true and false have their codes', async () => {
 	for (let i = 0; i < 300; i++)
 		assert.equal((await sandbox.exec.run(i % 3 ? 'false' : 'true')).exitCode, i % 3 ? 1 : 0, String(i));
 });
+
+// The daemon of the other tests must not be killed: this one starts its own beside it.
+check('4.6 18.3 a stream goes on across three hibernations and a kill of the daemon, byte for byte', async () => {
+	const [script, build] = ['restart.py', '../../build'].map((path) => fileURLToPath(new URL(path, import.meta.url)));
+	assert.match(await onHost('/usr/bin/python3', '-B', script, build, '/var/tmp'), /: ok\n$/);
+}, onHostOnly);
