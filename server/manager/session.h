@@ -13,8 +13,9 @@
  * and stderr came. Any number of *readers* follow a session that the loop drives, each at its own
  * pace: exec_attach(), then exec_read() whenever exec_reader_fd() is readable. A reader that is
  * behind by EXEC_BEHIND_BYTES (or `keep`, if that is less) holds the command back: nothing is
- * dropped that an attached reader has not read, and the agent still has it if we are killed. A client that polls instead tells up to where it has read (exec_note_reader()), with
- * the same effect for a while.
+ * dropped that an attached reader has not read, and the agent still has it if we are killed. A
+ * client that polls instead tells up to where it has read (exec_note_reader()): within `keep`
+ * nothing that it has not read is dropped, for a while.
  *
  * stdin: exec_write() takes bytes in order, as many as there is room for, and they stay here until
  * the guest has them: so they are complete, whatever becomes of the connection.
