@@ -153,6 +153,7 @@ def a_client_that_sleeps_holds_the_command_and_loses_nothing():
         x = begin(b, "python3", args=["-c", f"""
 import sys, hashlib
 h, n = hashlib.sha256(), 0
+sys.stdin.readline()
 while n < {size}:
     d = (b"%015d\\n" % n * 4096)[:{size} - n]
     h.update(d)
@@ -163,6 +164,7 @@ print(h.hexdigest(), file=sys.stderr)
 """])
         with Attached(b, x, "?api_key=" + KEY, tcp=True, receive_buffer=65536) as a:
             a.until_live()
+            a.write(b"go\n")
             # The buffers on the way are full at some point: then the command stands still.
             wait_for("the command to be held", lambda: standstill(b, x), timeout=60)
             h, n = hashlib.sha256(), 0
