@@ -202,7 +202,7 @@ static void add_agent(void *arg, struct exec_session *x)
 void api_agent_list(struct request *r)
 {
 	struct agent_list l = {.sandbox = r->param[0]};
-	struct sandbox *s = api_sandbox(r);
+	struct sandbox *s = api_sandbox_settled(r);
 
 	if (!s)
 		return;

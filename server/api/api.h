@@ -39,6 +39,8 @@ static inline struct manager *api_manager(const struct request *r)
  * Return: a reference, or NULL after having replied 404, 410 or 502
  */
 struct sandbox *api_sandbox(struct request *r);
+/* The same for one all of whose sessions are known then: before they are listed. */
+struct sandbox *api_sandbox_settled(struct request *r);
 
 /* For routes that exist in the API and not yet here. */
 void api_not_implemented(struct request *r);

@@ -295,26 +295,42 @@ static void add_session(void *arg, struct exec_session *x)
 		write_session(&l->b, l->sandbox, x);
 }
 
-void api_exec_list(struct request *r)
+struct sandbox *api_sandbox_settled(struct request *r)
 {
 	struct sandbox *s = api_sandbox(r);
-	struct session_list l = {.sandbox = r->param[0]};
 	struct err e;
 	int rc;
 
 	if (!s)
-		return;
+		return NULL;
 	rc = exec_settle(s, &e);
-	if (rc) {
-		sandbox_put(s);
-		reply_errno(r, rc, &e);
+	if (!rc)
+		return s;
+	sandbox_put(s);
+	reply_errno(r, rc, &e);
+	return NULL;
+}
+
+void api_exec_list(struct request *r)
+{
+	struct sandbox *s = api_sandbox_settled(r);
+	struct session_list l = {.sandbox = r->param[0]};
+
+	if (!s)
 		return;
-	}
 	strbuf_adds(&l.b, "[");
 	exec_each(s, add_session, &l);
 	strbuf_adds(&l.b, "]");
 	sandbox_put(s);
 	reply_json(r, 200, &l.b);
+}
+
+/* Agents are commands, too. */
+static struct exec_session *find_command(struct sandbox *s, const char *id)
+{
+	struct exec_session *x = exec_find(s, EXEC_COMMAND, id);
+
+	return x ? x : exec_find(s, EXEC_AGENT, id);
 }
 
 struct exec_session *api_exec_find(struct request *r)
@@ -327,15 +343,11 @@ struct exec_session *api_exec_find(struct request *r)
 	if (!s)
 		return NULL;
 	sandbox_touch(s);
-	x = exec_find(s, EXEC_COMMAND, r->param[1]);
-	if (!x)
-		x = exec_find(s, EXEC_AGENT, r->param[1]);
+	x = find_command(s, r->param[1]);
 	if (!x) {
 		rc = exec_settle(s, &e);
-		x = exec_find(s, EXEC_COMMAND, r->param[1]);
+		x = find_command(s, r->param[1]);
 	}
-	if (!x)
-		x = exec_find(s, EXEC_AGENT, r->param[1]);
 	sandbox_put(s);
 	if (rc && !x) {
 		reply_errno(r, rc, &e);

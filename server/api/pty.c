@@ -210,7 +210,7 @@ static void add_terminal(void *arg, struct exec_session *x)
 
 void api_pty_list(struct request *r)
 {
-	struct sandbox *s = api_sandbox(r);
+	struct sandbox *s = api_sandbox_settled(r);
 	struct terminal_list l = {.sandbox = r->param[0]};
 
 	if (!s)

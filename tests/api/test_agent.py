@@ -137,3 +137,18 @@ def what_no_agent_can_be_told_is_refused():
         b.request("POST", "/agent/00000000/interrupt").expect(404, "not found")
         other = s.create()
         other.request("POST", f"/agent/{x}/interrupt").expect(404, "not found")
+
+
+@test
+def agents_and_terminals_are_listed_at_once_after_a_restart():
+    with Server() as s:
+        b = equipped(s)
+        x = begin(b)
+        y = b.request("POST", "/pty", {}).expect(201).json()["sessionID"]
+        for _ in range(3):
+            s.kill()
+            s.start()
+            assert [a["sessionID"] for a in b.request("GET", "/agent").expect(200).json()] == [x]
+            s.kill()
+            s.start()
+            assert [a["sessionID"] for a in b.request("GET", "/pty").expect(200).json()] == [y]
