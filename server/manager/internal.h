@@ -39,6 +39,8 @@ struct manager {
 	int tick_fd;
 	struct loop_source tick;
 	uint64_t ticks;
+	uint32_t
+	    life; /* random; the lower half of the numbers of sessions that this daemon starts */
 	int again_fd; /* eventfd: sessions in `again` have more to read */
 	struct loop_source again_source;
 	struct exec_session *again; /* under loop_lock */

@@ -9,10 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
 
+#include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/gc.h"
@@ -217,6 +219,8 @@ int manager_start(const struct config *c, struct manager **out, struct err *e)
 		return err_set(e, -ENOMEM, "out of memory");
 	m->config = c;
 	m->lock_fd = m->sandboxes_fd = m->tick_fd = m->again_fd = -1;
+	if (getrandom(&m->life, sizeof(m->life), 0) != sizeof(m->life))
+		m->life = (uint32_t)clock_mono_ns();
 	pthread_mutex_init(&m->table_lock, NULL);
 	pthread_mutex_init(&m->loop_lock, NULL);
 	jobs_init(&m->jobs);

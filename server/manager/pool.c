@@ -161,6 +161,8 @@ static void start_job(struct manager *m, bool only_if_dead)
 	struct pool *p = m->pool;
 	bool go;
 
+	if (!p)
+		return; /* the daemon stops */
 	pthread_mutex_lock(&p->lock);
 	go = !p->filling && !manager_interrupted(m) &&
 	     (any_dead(p) || (!only_if_dead && p->n < (unsigned int)m->config->pool_size));

@@ -185,6 +185,7 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 		rc = err_sys(e, -errno, "getrandom");
 	if (spec->listed)
 		snprintf(x->id, sizeof(x->id), "%08x", (uint32_t)(a.session >> 32));
+	a.session = (a.session >> 32 << 32) | s->m->life;
 	a.session |= !a.session;
 	x->agent_id = a.session;
 	sandbox_touch(s);

@@ -27,11 +27,14 @@ static void unlist(struct sandbox *s, struct exec_session *x)
 	*at = x->next;
 }
 
-/* Is it here already, in the state that the guest says? An old one is unlisted. */
+/*
+ * Is it here already, in the state that the guest says? An old one is unlisted. One that this
+ * daemon has started and does not list is a request's, whose thread reads it.
+ */
 static bool is_known(struct sandbox *s, const char *id, const struct agent_session *a)
 {
 	struct exec_session *x;
-	bool known = false;
+	bool known = (uint32_t)a->id == s->m->life;
 
 	pthread_mutex_lock(&s->lock);
 	for (x = s->sessions; x && strcmp(x->id, id); x = x->next)

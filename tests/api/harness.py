@@ -18,6 +18,8 @@ DAEMON = os.environ.get("DORMOUSED", os.path.join(TOP, "build/dormoused"))
 AGENT = os.environ.get("FAKE_VMM_AGENT", os.path.join(TOP, "build/dormouse-agent"))
 FOLDER = "/tmp"  # sockets are below it: short
 KEY = "osb_0123456789abcdef"
+# Threads that still run when a process ends have state of libcrypto's.
+SANITIZER = {"LSAN_OPTIONS": f"suppressions={HERE}/lsan.supp:print_suppressions=0"}
 IMAGES = ["base", "mini", "refused", "nospace", "dies", "silent", "slow", "deaf", "hung"]
 
 tests = []
@@ -99,7 +101,7 @@ class Server:
         with open(self.log_path, "a") as log:
             begin = log.tell()
             self.process = subprocess.Popen([DAEMON, *self.options], stderr=log, stdin=subprocess.DEVNULL, cwd=TOP,
-                                            env={**os.environ, "FAKE_VMM_AGENT": AGENT, **self.env})
+                                            env={**os.environ, **SANITIZER, "FAKE_VMM_AGENT": AGENT, **self.env})
         wait_for("dormoused to be ready", lambda: "ready" in self.log()[begin:] or self.process.poll() is not None)
         assert self.process.poll() is None, f"dormoused ended: {self.log()[begin:]}"
         port = re.search(r"listening on tcp:.*:(\d+)", self.log()[begin:])
