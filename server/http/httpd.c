@@ -27,7 +27,9 @@
 #define CONNECTION_MEMORY (128u << 10)
 #define THREAD_STACK	  (512u << 10)
 #define MAX_CONNECTIONS	  8192u
-#define IDLE_TIMEOUT_S	  360u /* longer than any client keeps an idle connection */
+#define QUIET_MS	  10000u /* half of the least that clients wait for headers */
+#define BLANK_MS	  15000u /* the same, between two reads */
+#define IDLE_TIMEOUT_S	  360u	 /* longer than any client keeps an idle connection */
 
 struct httpd {
 	struct httpd_config config;
@@ -70,13 +72,14 @@ static void *request_create(void *cls, const char *uri, struct MHD_Connection *c
 
 static void request_destroy(struct request *r)
 {
+	/* Before what it may borrow. */
+	if (r->tail_release)
+		r->tail_release(r->tail);
 	if (r->uploading)
 		r->route->upload->abort(r);
 	if (r->response)
 		MHD_destroy_response(r->response);
 	ws_upgrade_free(r->upgrade);
-	if (r->tail_release)
-		r->tail_release(r->tail);
 	json_decref(r->json);
 	strbuf_fini(&r->body);
 	url_fini(&r->url);
@@ -203,7 +206,10 @@ static void request_run(struct request *r)
 	} else if (!r->response && r->body.failed) {
 		reply_error(r, 503, "out of memory");
 	} else if (!r->response && r->route->flags & ROUTE_SLOW) {
-		slow_run(r);
+		const struct httpd_config *c = &r->httpd->config;
+
+		slow_run(r, c->quiet_ms ? c->quiet_ms : QUIET_MS,
+			 c->blank_ms ? c->blank_ms : BLANK_MS);
 	} else if (!r->response) {
 		r->route->handler(r);
 	}

@@ -33,6 +33,8 @@ struct httpd_config {
 	/* Takes a connection with such a header: nothing is read yet, it does not block. */
 	void (*take)(void *taker, int fd, const struct sockaddr_storage *peer);
 	void *taker;
+	/* How slow handlers may be (slow.h), in ms; 0: as clients need it. */
+	unsigned int quiet_ms, blank_ms;
 };
 
 struct httpd;

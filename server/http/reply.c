@@ -183,7 +183,8 @@ void reply_stream(struct request *r, unsigned int status, const char *type, uint
 	    MHD_create_response_from_callback(size, STREAM_BLOCK_BYTES, read, state, release);
 
 	if (!response) {
-		release(state);
+		if (release)
+			release(state);
 		reply_error(r, 500, "out of memory");
 		return;
 	}

@@ -64,7 +64,7 @@ struct request {
 	const char *method, *version; /* borrowed from the connection */
 	struct ws_set *sockets;	      /* of the server; borrowed */
 	struct ws_upgrade *upgrade;   /* owned; set by reply_websocket() */
-	/* Of a reply that goes on after the request: released with it. */
+	/* Of a reply that goes on after the handler: released first when the request is. */
 	void *tail;
 	void (*tail_release)(void *tail);
 	struct url url;
@@ -126,7 +126,8 @@ void reply_errno(struct request *r, int rc, const struct err *e);
  * reply_stream() - A reply whose body is produced while it is sent
  * @size:	Length of the body, or MHD_SIZE_UNKNOWN: chunked
  * @read:	As MHD_ContentReaderCallback; may block; runs on the connection's thread
- * @release:	Called once with @state when the reply is done, also if it could not be made
+ * @release:	Called once with @state when the reply is done, also if it could not be made; maybe
+ *		after the request has gone; or NULL
  */
 void reply_stream(struct request *r, unsigned int status, const char *type, uint64_t size,
 		  MHD_ContentReaderCallback read, void *state, void (*release)(void *state));

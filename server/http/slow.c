@@ -11,9 +11,7 @@
 #include "lib/log.h"
 #include "server/http/request.h"
 
-#define QUIET_MS       10000
-#define BLANK_EVERY_MS 15000
-#define STACK	       (512u << 10) /* as connections have */
+#define STACK (512u << 10) /* as connections have */
 
 struct slow {
 	struct request inner; /* borrows from the request; its reply is `late` */
@@ -23,6 +21,7 @@ struct slow {
 	bool done; /* under the lock */
 	bool begun;
 	size_t sent;
+	unsigned int blank_ms;
 };
 
 static void *run_handler(void *arg)
@@ -37,9 +36,9 @@ static void *run_handler(void *arg)
 	return NULL;
 }
 
-static bool wait_done(struct slow *s, int timeout_ms)
+static bool wait_done(struct slow *s, unsigned int timeout_ms)
 {
-	uint64_t until = clock_mono_ms() + (uint64_t)timeout_ms;
+	uint64_t until = clock_mono_ms() + timeout_ms;
 	struct timespec t = {.tv_sec = (time_t)(until / 1000),
 			     .tv_nsec = (long)(until % 1000) * 1000000};
 	bool done;
@@ -53,10 +52,10 @@ static bool wait_done(struct slow *s, int timeout_ms)
 	return done;
 }
 
-/* Waits for the handler: it borrows from a request that is about to go. */
-static void slow_free(void *cls)
+/* Waits for the handler, which borrows from the request. */
+static void slow_free(void *tail)
 {
-	struct slow *s = cls;
+	struct slow *s = tail;
 
 	pthread_join(s->thread, NULL);
 	json_decref(s->inner.json);
@@ -108,7 +107,7 @@ static ssize_t read_late(void *cls, uint64_t pos, char *buf, size_t max)
 
 	(void)pos;
 	/* The first blank at once: it is what makes the headers go out. */
-	if (!wait_done(s, s->begun ? BLANK_EVERY_MS : 0)) {
+	if (!wait_done(s, s->begun ? s->blank_ms : 0)) {
 		s->begun = true;
 		buf[0] = ' ';
 		return 1;
@@ -140,7 +139,7 @@ static void reply_now(struct request *r, struct slow *s)
 	slow_free(s);
 }
 
-void slow_run(struct request *r)
+void slow_run(struct request *r, unsigned int quiet_ms, unsigned int blank_ms)
 {
 	struct slow *s = slow_new(r);
 
@@ -152,10 +151,14 @@ void slow_run(struct request *r)
 			free(s);
 		}
 		r->route->handler(r);
-	} else if (wait_done(s, QUIET_MS)) {
+	} else if (wait_done(s, quiet_ms)) {
 		reply_now(r, s);
 	} else {
+		s->blank_ms = blank_ms;
 		reply_stream(r, success_of(r->route), "application/json", MHD_SIZE_UNKNOWN,
-			     read_late, s, slow_free);
+			     read_late, s, NULL);
+		/* Not with the response: where the client has gone, that goes after the request. */
+		r->tail = s;
+		r->tail_release = slow_free;
 	}
 }

@@ -7,16 +7,17 @@
  * The handler of a route with ROUTE_SLOW runs on a thread of its own, with a request object that
  * borrows from the real one and keeps the reply as text. If it is there soon, it is
  * sent as any other. If not, status (200 or 201, as the route says) and headers go out, then
- * a blank every 15 s, which JSON allows in front, then the reply. A failure that comes then cannot
- * be told any more: the connection is cut in the middle of the body, so that no client takes what
- * it got for an answer.
+ * a blank every 15 s (or as httpd_config says), which JSON allows in front, then the reply. A
+ * failure that comes then cannot be told any more: the connection is cut in the middle of the body,
+ * so that no client takes what it got for an answer.
  */
 #ifndef SERVER_HTTP_SLOW_H
 #define SERVER_HTTP_SLOW_H
 
 struct request;
 
-/* Run the handler of @r's route. There is a reply afterwards. */
-void slow_run(struct request *r);
+/* Run the handler of @r's route. There is a reply afterwards: after @quiet_ms at the latest the
+ * first part of one, of which every @blank_ms another follows. */
+void slow_run(struct request *r, unsigned int quiet_ms, unsigned int blank_ms);
 
 #endif
