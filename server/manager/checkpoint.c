@@ -166,7 +166,7 @@ static int count_kind(struct sandbox *s, bool full, const char *name, struct cen
 	memset(c, 0, sizeof(*c));
 	c->full = full;
 	c->name = name;
-	return store_checkpoint_each(s->m->store, s->row.id, take_census, c, e);
+	return store_checkpoint_each(s->m->store, s->id, take_census, c, e);
 }
 
 /* Those that have to go so that there are less than @limit. */
@@ -226,21 +226,10 @@ static int make_room(struct sandbox *s, const struct checkpoint_spec *spec, stru
 /* --- taking one ----------------------------------------------------------------------------------
  */
 
-static int fill_row(struct checkpoint_row *row, struct sandbox *s,
-		    const struct checkpoint_spec *spec, struct err *e)
+/* What the sandbox is at this moment. Under its lock. */
+static int copy_shape(struct checkpoint_row *row, const struct sandbox_row *from)
 {
-	const struct sandbox_row *from = &s->row;
-
-	memset(row, 0, sizeof(*row));
-	if (uuid_make(row->id, e))
-		return -EIO;
-	snprintf(row->sandbox_id, sizeof(row->sandbox_id), "%s", from->id);
-	row->full = spec->full;
-	row->promote = spec->promote;
-	row->automatic = spec->automatic;
-	row->status = CHECKPOINT_PROCESSING;
 	snprintf(row->parent, sizeof(row->parent), "%s", from->current_checkpoint);
-	row->name = strdup(spec->name);
 	row->base_image = strdup(from->base_image);
 	row->template = strdup(from->template);
 	row->cpus = from->cpus;
@@ -251,9 +240,28 @@ static int fill_row(struct checkpoint_row *row, struct sandbox *s,
 	row->network = from->network;
 	row->envs = json_incref(from->envs);
 	row->metadata = json_incref(from->metadata);
+	return chain_copy(&row->layers, &from->layers);
+}
+
+static int fill_row(struct checkpoint_row *row, struct sandbox *s,
+		    const struct checkpoint_spec *spec, struct err *e)
+{
+	int rc;
+
+	memset(row, 0, sizeof(*row));
+	if (uuid_make(row->id, e))
+		return -EIO;
+	snprintf(row->sandbox_id, sizeof(row->sandbox_id), "%s", s->id);
+	row->full = spec->full;
+	row->promote = spec->promote;
+	row->automatic = spec->automatic;
+	row->status = CHECKPOINT_PROCESSING;
+	row->name = strdup(spec->name);
 	row->created_ms = wall_ms();
-	if (!chain_copy(&row->layers, &from->layers) && row->name && row->base_image &&
-	    row->template)
+	pthread_mutex_lock(&s->lock);
+	rc = copy_shape(row, &s->row);
+	pthread_mutex_unlock(&s->lock);
+	if (!rc && row->name && row->base_image && row->template)
 		return 0;
 	checkpoint_row_fini(row);
 	return err_set(e, -ENOMEM, "out of memory");
@@ -300,7 +308,7 @@ static int freeze_and_capture(struct sandbox *s, const struct checkpoint_row *ro
 		return rc;
 	rc = capture(s, row, new_layer, e);
 	if (guest_thaw(s, &thaw))
-		log_warn("sandbox %s: after a checkpoint: %s", s->row.id, thaw.msg);
+		log_warn("sandbox %s: after a checkpoint: %s", s->id, thaw.msg);
 	return rc;
 }
 
@@ -333,11 +341,11 @@ static int record_end(struct sandbox *s, struct checkpoint_row *row)
 		return rc;
 	}
 	if (row->status == CHECKPOINT_FAILED) {
-		log_warn("checkpoint %s of sandbox %s failed: %s", row->id, s->row.id,
+		log_warn("checkpoint %s of sandbox %s failed: %s", row->id, s->id,
 			 row->error ? row->error : "out of memory");
 		gc_kick(s->m);
 	} else {
-		log_info("checkpoint %s of sandbox %s: ready, %lld bytes", row->id, s->row.id,
+		log_info("checkpoint %s of sandbox %s: ready, %lld bytes", row->id, s->id,
 			 (long long)(row->ram_bytes + row->state_bytes + row->disk_bytes));
 	}
 	tell_done(s->m);
@@ -372,7 +380,7 @@ static void become_current(struct sandbox *s, const struct checkpoint_row *row,
 	if (here && !sandbox_copy_row(s, &changed)) {
 		snprintf(changed.current_checkpoint, UUID_SIZE, "%s", row->id);
 		if (store_sandbox_update(s->m->store, &changed, &e))
-			log_error("sandbox %s: %s", s->row.id, e.msg);
+			log_error("sandbox %s: %s", s->id, e.msg);
 		take_chains(s, &changed);
 	}
 	pthread_mutex_unlock(&s->lifecycle);
@@ -475,7 +483,7 @@ static void take(struct sandbox *s, struct checkpoint_row *row, const char *new_
 			unlink(path);
 	}
 	if (commit_switch(s, switched, &commit))
-		log_error("sandbox %s: %s", s->row.id, commit.msg);
+		log_error("sandbox %s: %s", s->id, commit.msg);
 	if (!rc)
 		rc = write_out(s, row->id, new_layer, NULL, &e);
 	if (rc) {
@@ -494,8 +502,7 @@ static int create_locked(struct sandbox *s, const struct checkpoint_spec *spec,
 
 	if (!s->row.layers.n)
 		return err_set(e, -EINVAL,
-			       "sandbox %s was made by an older version and has no layers",
-			       s->row.id);
+			       "sandbox %s was made by an older version and has no layers", s->id);
 	vm_checkpoints_settle(s); /* the VMM does one at a time */
 	rc = spec->automatic ? 0 : make_room(s, spec, e);
 	if (!rc)
@@ -504,8 +511,7 @@ static int create_locked(struct sandbox *s, const struct checkpoint_spec *spec,
 		return rc;
 	rc = layer_new(s->m, new_layer, e);
 	if (!rc)
-		rc = announce_switch(s, &s->row.layers, new_layer, s->row.current_checkpoint, row,
-				     e);
+		rc = announce_switch(s, &s->row.layers, new_layer, row->parent, row, e);
 	if (rc)
 		checkpoint_row_fini(row);
 	else

@@ -141,7 +141,7 @@ void sandbox_discard(struct sandbox *s)
 			log_warn("removing %s: %s", top, strerror(errno));
 		layer_unpin(s->m, top_layer(s));
 	}
-	remove_dir(s->m, s->row.id);
+	remove_dir(s->m, s->id);
 	sandbox_put(s);
 }
 
@@ -201,7 +201,7 @@ static int give_row(struct sandbox *s, const struct sandbox_spec *spec,
 	struct sandbox_row row;
 	int rc = fill_row(s->m, &row, spec, o, e);
 
-	memcpy(row.id, s->row.id, sizeof(row.id));
+	memcpy(row.id, s->id, sizeof(row.id));
 	if (!rc && sandbox_set_row(s, &row)) {
 		layer_unpin(s->m, row.layers.ids[row.layers.n - 1]);
 		rc = err_set(e, -ENOMEM, "out of memory");
@@ -246,7 +246,7 @@ int sandbox_finish_boot(struct sandbox *s, struct err *e)
 	/* An image of one's own may have an older agent: it boots all the same, as a VMM without
 	 * generations does. What booted just now is nobody's copy. */
 	if (rc == -EOPNOTSUPP || rc == -EPROTO) {
-		log_warn("sandbox %s: %s", s->row.id, e->msg);
+		log_warn("sandbox %s: %s", s->id, e->msg);
 		rc = 0;
 	}
 	return rc;
@@ -347,7 +347,7 @@ static int announce(struct sandbox *s, struct err *e)
 		return rc;
 	rc = sandbox_go_live(s, e);
 	if (rc) {
-		store_sandbox_set_deleted(s->m->store, s->row.id, wall_ms(), NULL);
+		store_sandbox_set_deleted(s->m->store, s->id, wall_ms(), NULL);
 		return rc;
 	}
 	layer_unpin(s->m, top_layer(s));
@@ -399,7 +399,7 @@ static struct sandbox *take_shell(struct manager *m, const struct sandbox_spec *
 
 	while ((s = pool_take(m, spec->cpus, (spec->memory_mib + 1) & ~1LL)) &&
 	       !jail_covers(s, image_of(o))) {
-		log_info("shell %s: the kernel or %s is another file now", s->row.id, image_of(o));
+		log_info("shell %s: the kernel or %s is another file now", s->id, image_of(o));
 		sandbox_discard(s);
 	}
 	return s;
@@ -502,7 +502,7 @@ int sandbox_create_from(struct manager *m, const struct sandbox_spec *spec,
 		manager_unreserve(m);
 		return err_wrap(e, lifecycle_errno(rc), "creating the sandbox");
 	}
-	log_info("sandbox %s: running after %llu ms (template %s)", (*out)->row.id,
+	log_info("sandbox %s: running after %llu ms (template %s)", (*out)->id,
 		 (unsigned long long)(clock_mono_ms() - start_ms), spec->template);
 	return 0;
 }

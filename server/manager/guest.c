@@ -61,7 +61,7 @@ static int machine_id(const struct sandbox *s, char id[PROTO_MACHINE_ID_LEN + 1]
 {
 	unsigned char hash[EVP_MAX_MD_SIZE];
 	char text[128];
-	int len = snprintf(text, sizeof(text), "machine-id of %s, %lld", s->row.id,
+	int len = snprintf(text, sizeof(text), "machine-id of %s, %lld", s->id,
 			   (long long)s->row.created_ms);
 
 	if (EVP_Digest(text, (size_t)len, hash, NULL, EVP_sha256(), NULL) != 1)
@@ -120,7 +120,7 @@ int guest_renew(struct sandbox *s, struct err *e)
 	agent_pool_put(s->pool, conn);
 	if (rc == -EREMOTEIO) {
 		/* A full disk, say: no reason to keep the sandbox from its owner. */
-		log_warn("sandbox %s: its identity is renewed, but: %s", s->row.id, e->msg);
+		log_warn("sandbox %s: its identity is renewed, but: %s", s->id, e->msg);
 		return 0;
 	}
 	return rc ? err_wrap(e, rc, "renewing the guest's identity") : 0;

@@ -46,7 +46,7 @@ void hibernation_remove(struct sandbox *s, const char *id)
 		cleanup_free char *path = image_path(s, id, files[i]);
 
 		if (path && remove(path) && errno != ENOENT)
-			log_warn("sandbox %s: removing %s: %s", s->row.id, path, strerror(errno));
+			log_warn("sandbox %s: removing %s: %s", s->id, path, strerror(errno));
 	}
 }
 
@@ -112,7 +112,7 @@ static void undo(struct sandbox *s, const char *id)
 	if (!rc)
 		rc = guest_thaw(s, &e);
 	if (rc)
-		log_warn("sandbox %s: going on after a failed hibernation: %s", s->row.id, e.msg);
+		log_warn("sandbox %s: going on after a failed hibernation: %s", s->id, e.msg);
 	hibernation_remove(s, id);
 }
 
@@ -145,7 +145,7 @@ static int hibernate(struct sandbox *s, struct err *e)
 	manager_unreserve(s->m);
 	sessions_cut(s);
 	vm_end(s);
-	log_info("sandbox %s: hibernated, %lld bytes", s->row.id, (long long)bytes);
+	log_info("sandbox %s: hibernated, %lld bytes", s->id, (long long)bytes);
 	return 0;
 }
 
@@ -305,10 +305,10 @@ static int wake(struct sandbox *s, struct wake_result *w, struct err *e)
 	if (rc) {
 		manager_unreserve(s->m);
 		wake_failed(s, e);
-		log_warn("sandbox %s: not woken: %s", s->row.id, e->msg);
+		log_warn("sandbox %s: not woken: %s", s->id, e->msg);
 		return rc;
 	}
-	log_info("sandbox %s: woken after %llu ms%s%s", s->row.id,
+	log_info("sandbox %s: woken after %llu ms%s%s", s->id,
 		 (unsigned long long)(clock_mono_ms() - start_ms), w->cold ? ", booted: " : "",
 		 w->reason);
 	return 0;

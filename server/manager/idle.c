@@ -78,7 +78,7 @@ void idle_save(struct sandbox *s)
 	if (touched_ms == __atomic_load_n(&s->idle_saved_ms, __ATOMIC_RELAXED))
 		return;
 	if (utimensat(AT_FDCWD, s->dir, times, AT_SYMLINK_NOFOLLOW))
-		log_warn("sandbox %s: keeping the time of its last use: %s", s->row.id,
+		log_warn("sandbox %s: keeping the time of its last use: %s", s->id,
 			 strerror(errno));
 	__atomic_store_n(&s->idle_saved_ms, touched_ms, __ATOMIC_RELAXED);
 }
@@ -140,7 +140,7 @@ static void stop(struct sandbox *s, int rc, const struct err *why)
 	char text[160];
 	struct err e;
 
-	log_warn("sandbox %s: idle, but it cannot hibernate: %s", s->row.id, why->msg);
+	log_warn("sandbox %s: idle, but it cannot hibernate: %s", s->id, why->msg);
 	if (rc != -ETIMEDOUT) /* there is no agent to ask */
 		guest_freeze(s, true, &e);
 	snprintf(text, sizeof(text), "stopped: idle, and it could not hibernate: %.100s", why->msg);
@@ -157,7 +157,7 @@ static void expire(void *arg)
 		struct err e;
 		int rc;
 
-		log_info("sandbox %s: idle for %lld s", s->row.id, (long long)timeout_s);
+		log_info("sandbox %s: idle for %lld s", s->id, (long long)timeout_s);
 		rc = sandbox_hibernate_now(s, &e);
 		/* What dies with the daemon or a deletion is not the sandbox's failure. */
 		if (rc && rc != -ESHUTDOWN && !manager_interrupted(s->m))

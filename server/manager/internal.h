@@ -74,6 +74,7 @@ struct vm {
 struct sandbox {
 	struct manager *m;	   /* borrowed; outlives us */
 	unsigned int refs;	   /* atomic; one is the table's */
+	char id[SANDBOX_ID_SIZE];  /* never changes; as in the row */
 	struct sandbox *next;	   /* in its bucket; under table_lock */
 	pthread_mutex_t lifecycle; /* held over a whole create, delete, hibernate, wake, ... */
 	uint32_t epoch;		   /* atomic: counts VMs and rollbacks; connections die with one */
@@ -85,7 +86,7 @@ struct sandbox {
 
 	pthread_mutex_t lock;	/* everything below */
 	pthread_cond_t changed; /* ready, row.status, vm.closed_ms, vm.calls, changing, users */
-	struct sandbox_row row; /* id, sizes, envs, metadata never change once announced */
+	struct sandbox_row row; /* sizes, envs, metadata never change once announced */
 	struct vm vm;
 	struct vm_wait *waits;	       /* owned; checkpoints under way */
 	bool changing;		       /* a lifecycle operation is at it: data operations wait */

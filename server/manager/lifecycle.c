@@ -15,7 +15,7 @@
 static int delete_known(struct manager *m, struct sandbox *s, struct err *e)
 {
 	bool was_running;
-	int rc = store_sandbox_set_deleted(m->store, s->row.id, wall_ms(), e);
+	int rc = store_sandbox_set_deleted(m->store, s->id, wall_ms(), e);
 
 	/* On a full disk the files have to go first, or no deletion could ever free it. */
 	if (rc && rc != -ENOSPC && rc != -EIO)
@@ -33,15 +33,15 @@ static int delete_known(struct manager *m, struct sandbox *s, struct err *e)
 	vm_kill(s);
 	sessions_kick(s); /* detached ones hear of the end */
 	sessions_unlist(s);
-	remove_dir(m, s->row.id);
+	remove_dir(m, s->id);
 	layer_remove_top(m, &s->row.layers);
 	if (rc)
-		rc = store_sandbox_set_deleted(m->store, s->row.id, wall_ms(), e);
+		rc = store_sandbox_set_deleted(m->store, s->id, wall_ms(), e);
 	if (rc)
 		return rc;
 	table_remove(m, s);
 	gc_kick(m);
-	log_info("sandbox %s: deleted", s->row.id);
+	log_info("sandbox %s: deleted", s->id);
 	return 0;
 }
 

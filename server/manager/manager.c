@@ -288,8 +288,8 @@ static void stop_sandbox(struct sandbox *s)
 	pthread_mutex_unlock(&s->lock);
 	if (!running)
 		return;
-	if (store_sandbox_set_ended(s->m->store, s->row.id, SANDBOX_STOPPED, NULL, wall_ms(), NULL))
-		log_error("sandbox %s: its end could not be recorded", s->row.id);
+	if (store_sandbox_set_ended(s->m->store, s->id, SANDBOX_STOPPED, NULL, wall_ms(), NULL))
+		log_error("sandbox %s: its end could not be recorded", s->id);
 	vm_kill(s);
 }
 

@@ -135,7 +135,7 @@ static int note(struct sandbox *s, int64_t sequence, const char *error, struct e
 	free(s->row.patch_error);
 	s->row.patch_error = copy;
 	pthread_mutex_unlock(&s->lock);
-	return store_sandbox_set_patched(s->m->store, s->row.id, sequence, error, e);
+	return store_sandbox_set_patched(s->m->store, s->id, sequence, error, e);
 }
 
 static int run_pending(struct sandbox *s, struct err *e)
@@ -170,5 +170,5 @@ void patches_apply(struct sandbox *s)
 	struct err e;
 
 	if (s->row.from_checkpoint[0] && run_pending(s, &e))
-		log_warn("sandbox %s: %s", s->row.id, e.msg);
+		log_warn("sandbox %s: %s", s->id, e.msg);
 }

@@ -69,7 +69,7 @@ struct sandbox *pool_take(struct manager *m, int64_t cpus, int64_t memory_mib)
 	if (cpus != SANDBOX_DEFAULT_CPUS || memory_mib != SANDBOX_DEFAULT_MEMORY_MIB)
 		return NULL;
 	while ((s = pop(m->pool)) && !is_alive(s)) {
-		log_warn("shell %s: %s", s->row.id, s->exit_reason);
+		log_warn("shell %s: %s", s->id, s->exit_reason);
 		sandbox_discard(s);
 	}
 	return s;
@@ -135,7 +135,7 @@ static void fill(void *arg)
 	int rc = 0;
 
 	while ((dead = pop_dead(m->pool))) {
-		log_warn("shell %s: %s", dead->row.id, dead->exit_reason);
+		log_warn("shell %s: %s", dead->id, dead->exit_reason);
 		sandbox_discard(dead);
 	}
 

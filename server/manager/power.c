@@ -13,7 +13,7 @@ static void settle_guest(struct sandbox *s)
 	struct err e;
 
 	if (guest_freeze(s, true, &e))
-		log_warn("sandbox %s: restarting it without a sync: %s", s->row.id, e.msg);
+		log_warn("sandbox %s: restarting it without a sync: %s", s->id, e.msg);
 }
 
 static int reboot(struct sandbox *s, struct err *e)

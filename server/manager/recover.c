@@ -176,7 +176,7 @@ static void finish_adoption(void *arg)
 
 	pthread_mutex_lock(&s->lifecycle);
 	if (!sandbox_check_running(s, &e) && guest_renew(s, &e))
-		log_warn("sandbox %s: %s", s->row.id, e.msg);
+		log_warn("sandbox %s: %s", s->id, e.msg);
 	pthread_mutex_unlock(&s->lifecycle);
 	sandbox_change_end(s);
 	sandbox_put(s);
@@ -197,7 +197,7 @@ static void settle_with_vm(struct sandbox *s)
 	struct err e;
 
 	if (s->row.pending.n && commit_switch(s, vm_has_switched(s), &e))
-		log_error("sandbox %s: %s", s->row.id, e.msg);
+		log_error("sandbox %s: %s", s->id, e.msg);
 }
 
 static int adopt(struct sandbox *s, struct err *e)
@@ -227,7 +227,7 @@ static void settle_disk(struct sandbox *s)
 	struct err e;
 
 	if (layers_settle(s->m, &s->row) && store_sandbox_update(s->m->store, &s->row, &e))
-		log_error("sandbox %s: %s", s->row.id, e.msg);
+		log_error("sandbox %s: %s", s->id, e.msg);
 }
 
 static void recover_running(struct sandbox *s)
@@ -239,7 +239,7 @@ static void recover_running(struct sandbox *s)
 	idle_load(s);
 	rc = adopt(s, &e);
 	if (!rc) {
-		log_info("sandbox %s: taken over, VMM process %d", s->row.id, (int)s->vm.pid);
+		log_info("sandbox %s: taken over, VMM process %d", s->id, (int)s->vm.pid);
 		return;
 	}
 	vm_end(s);

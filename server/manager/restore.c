@@ -70,7 +70,7 @@ static void stay(struct sandbox *s, const char *new_layer)
 	if (path)
 		unlink(path);
 	if (commit_switch(s, false, &e))
-		log_error("sandbox %s: %s", s->row.id, e.msg);
+		log_error("sandbox %s: %s", s->id, e.msg);
 	vm_unexpect_end(s);
 	sandbox_set_ready(s);
 }
@@ -93,7 +93,7 @@ static int restore_in_place(struct sandbox *s, const struct checkpoint_row *c,
 			return rc;
 		}
 		if (rc)
-			log_warn("sandbox %s: it boots from the checkpoint's disk: %s", s->row.id,
+			log_warn("sandbox %s: it boots from the checkpoint's disk: %s", s->id,
 				 e->msg);
 		*cold = rc != 0;
 	}
@@ -101,7 +101,7 @@ static int restore_in_place(struct sandbox *s, const struct checkpoint_row *c,
 		vm_end(s); /* or it would go on with the disk of before */
 	/* If that fails the row still has it as pending, which the file makes true. */
 	if (commit_switch(s, true, &commit))
-		log_error("sandbox %s: %s", s->row.id, commit.msg);
+		log_error("sandbox %s: %s", s->id, commit.msg);
 	if (*cold)
 		return sandbox_boot_anew(s, e);
 	vm_unexpect_end(s);
@@ -129,7 +129,7 @@ static int restore_locked(struct sandbox *s, const struct checkpoint_row *c, boo
 	operation_done(&s->m->ops[OP_RESTORE], begun_ns, rc != 0);
 	sandbox_change_end(s);
 	if (!rc)
-		log_info("sandbox %s: restored to checkpoint %s after %llu ms%s", s->row.id, c->id,
+		log_info("sandbox %s: restored to checkpoint %s after %llu ms%s", s->id, c->id,
 			 (unsigned long long)(clock_mono_ms() - start_ms), *cold ? ", booted" : "");
 	return rc;
 }

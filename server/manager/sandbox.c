@@ -77,7 +77,7 @@ static int make_parts(struct sandbox *s)
 	cleanup_free char *vsock = NULL;
 	struct agent_addr addr = {.vsock_port = PROTO_AGENT_PORT, .timeout_ms = AGENT_TIMEOUT_MS};
 
-	if (asprintf(&s->dir, "%s/sandboxes/%s", s->m->state_dir, s->row.id) < 0) {
+	if (asprintf(&s->dir, "%s/sandboxes/%s", s->m->state_dir, s->id) < 0) {
 		s->dir = NULL;
 		return -ENOMEM;
 	}
@@ -126,6 +126,7 @@ struct sandbox *sandbox_new(struct manager *m, struct sandbox_row *row, struct e
 	s->m = m;
 	s->refs = 1;
 	s->row = *row;
+	memcpy(s->id, row->id, sizeof(s->id));
 	memset(row, 0, sizeof(*row));
 	s->vm.pidfd = -1;
 	sandbox_touch(s);
@@ -153,7 +154,7 @@ void sandbox_put(struct sandbox *s)
 
 const char *sandbox_id(const struct sandbox *s)
 {
-	return s->row.id;
+	return s->id;
 }
 
 /* A path in the sandbox's directory; the caller frees it. */
@@ -186,7 +187,7 @@ static struct sandbox **bucket_of(struct manager *m, const char *id)
 /* Takes over the caller's reference. */
 void table_insert(struct manager *m, struct sandbox *s)
 {
-	struct sandbox **bucket = bucket_of(m, s->row.id);
+	struct sandbox **bucket = bucket_of(m, s->id);
 
 	pthread_mutex_lock(&m->table_lock);
 	s->next = *bucket;
@@ -200,7 +201,7 @@ void table_remove(struct manager *m, struct sandbox *s)
 	bool found = false;
 
 	pthread_mutex_lock(&m->table_lock);
-	for (struct sandbox **p = bucket_of(m, s->row.id); *p; p = &(*p)->next)
+	for (struct sandbox **p = bucket_of(m, s->id); *p; p = &(*p)->next)
 		if (*p == s) {
 			*p = s->next;
 			found = true;
@@ -217,7 +218,7 @@ struct sandbox *sandbox_find_any(struct manager *m, const char *id)
 
 	pthread_mutex_lock(&m->table_lock);
 	for (s = *bucket_of(m, id); s; s = s->next)
-		if (!strcmp(s->row.id, id)) {
+		if (!strcmp(s->id, id)) {
 			__atomic_add_fetch(&s->refs, 1, __ATOMIC_RELAXED);
 			break;
 		}
@@ -235,11 +236,11 @@ int sandbox_status_error(struct sandbox *s, struct err *e)
 			return 0;
 		/* fall through */
 	case SANDBOX_STOPPED:
-		return err_set(e, -ESHUTDOWN, "sandbox %s has been stopped", s->row.id);
+		return err_set(e, -ESHUTDOWN, "sandbox %s has been stopped", s->id);
 	case SANDBOX_ERROR:
 		break;
 	}
-	return err_set(e, -EHOSTDOWN, "sandbox %s has failed: %s", s->row.id,
+	return err_set(e, -EHOSTDOWN, "sandbox %s has failed: %s", s->id,
 		       s->row.error ? s->row.error : "unknown reason");
 }
 
@@ -373,10 +374,10 @@ void sandbox_set_failed(struct sandbox *s, const char *why)
 	s->row.ended_ms = wall_ms();
 	free(s->row.error);
 	s->row.error = strdup(why);
-	log_warn("sandbox %s: %s", s->row.id, why);
-	if (store_sandbox_set_ended(s->m->store, s->row.id, SANDBOX_ERROR, s->row.error,
+	log_warn("sandbox %s: %s", s->id, why);
+	if (store_sandbox_set_ended(s->m->store, s->id, SANDBOX_ERROR, s->row.error,
 				    s->row.ended_ms, &e))
-		log_error("sandbox %s: %s", s->row.id, e.msg);
+		log_error("sandbox %s: %s", s->id, e.msg);
 	pthread_cond_broadcast(&s->changed);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -388,9 +389,9 @@ int sandbox_check_running(struct sandbox *s, struct err *e)
 	pthread_mutex_lock(&s->lock);
 	rc = sandbox_status_error(s, e);
 	if (rc == -EHOSTDOWN)
-		rc = err_set(e, -EINVAL, "sandbox %s is not running: it has failed", s->row.id);
+		rc = err_set(e, -EINVAL, "sandbox %s is not running: it has failed", s->id);
 	else if (!rc && s->row.status == SANDBOX_HIBERNATED)
-		rc = err_set(e, -EINVAL, "sandbox %s is not running: it is hibernated", s->row.id);
+		rc = err_set(e, -EINVAL, "sandbox %s is not running: it is hibernated", s->id);
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }
@@ -498,7 +499,7 @@ int sandbox_use(struct sandbox *s, struct err *e)
 		pthread_mutex_unlock(&s->lock);
 		if (rc == -EAGAIN)
 			return err_set(e, -EHOSTDOWN, "sandbox %s: its guest is still booting",
-				       s->row.id);
+				       s->id);
 		if (rc <= 0)
 			return rc;
 		rc = sandbox_wake_implicitly(s, e);
@@ -586,6 +587,6 @@ int sandbox_explain(struct sandbox *s, const struct agent_conn *conn, int rc, st
 		return err_set(e, -EAGAIN,
 			       "sandbox %s: the request was cut short by a change of "
 			       "the sandbox's state; try again",
-			       s->row.id);
-	return err_wrap(e, -EHOSTDOWN, "sandbox %s: its agent cannot be reached", s->row.id);
+			       s->id);
+	return err_wrap(e, -EHOSTDOWN, "sandbox %s: its agent cannot be reached", s->id);
 }

@@ -152,7 +152,7 @@ static int send_start(struct exec_session *x, const struct exec_spec *spec,
 	if (spec->kind == EXEC_TUNNEL)
 		return agent_tunnel_start(x->conn, a->session, spec->port, false, e);
 	if (spec->listed) {
-		label = label_make(x, x->sandbox->row.id);
+		label = label_make(x, x->sandbox->id);
 		a->label = label;
 		a->label_len = label ? strlen(label) : 0;
 	}

@@ -555,7 +555,7 @@ static void attach_detached(void *arg)
 	struct err settle_err;
 
 	if (!sandbox_hibernated(s) && exec_settle(s, &settle_err))
-		log_warn("sandbox %s: its sessions: %s", s->row.id, settle_err.msg);
+		log_warn("sandbox %s: its sessions: %s", s->id, settle_err.msg);
 
 	while ((x = take_detached(s))) {
 		struct err e;

@@ -80,7 +80,7 @@ static int list_and_adopt(struct sandbox *s, struct agent_conn *conn, struct err
 	int rc = agent_sessions_open(conn, e), n = 0;
 
 	while (!rc && (rc = agent_sessions_next(conn, &a, e)) > 0) {
-		struct exec_session *x = label_parse(a.label, a.label_len, s->row.id);
+		struct exec_session *x = label_parse(a.label, a.label_len, s->id);
 
 		rc = 0;
 		if (!x)
@@ -93,7 +93,7 @@ static int list_and_adopt(struct sandbox *s, struct agent_conn *conn, struct err
 		n++;
 	}
 	if (n)
-		log_info("sandbox %s: %d sessions taken over", s->row.id, n);
+		log_info("sandbox %s: %d sessions taken over", s->id, n);
 	return rc == -EOPNOTSUPP ? 0 : rc;
 }
 

@@ -87,7 +87,7 @@ static void on_event(void *arg, const char *name, json_t *event)
 {
 	struct sandbox *s = arg;
 
-	log_debug("sandbox %s: VMM event %s", s->row.id, name);
+	log_debug("sandbox %s: VMM event %s", s->id, name);
 	if (!strcmp(name, "exit")) {
 		on_exit_event(s, event);
 	} else if (!strcmp(name, "panic")) {
@@ -134,10 +134,10 @@ static bool record_end(struct sandbox *s)
 	s->row.ended_ms = wall_ms();
 	free(s->row.error);
 	s->row.error = s->exit_orderly ? NULL : strdup(s->exit_reason);
-	log_at(s->exit_orderly ? LOG_INFO : LOG_WARN, "sandbox %s: %s", s->row.id, s->exit_reason);
-	if (store_sandbox_set_ended(s->m->store, s->row.id, s->row.status, s->row.error,
+	log_at(s->exit_orderly ? LOG_INFO : LOG_WARN, "sandbox %s: %s", s->id, s->exit_reason);
+	if (store_sandbox_set_ended(s->m->store, s->id, s->row.status, s->row.error,
 				    s->row.ended_ms, &e))
-		log_error("sandbox %s: %s", s->row.id, e.msg);
+		log_error("sandbox %s: %s", s->id, e.msg);
 	return true;
 }
 
@@ -257,7 +257,7 @@ int vm_spawn(struct sandbox *s, const char *image, struct err *e)
 	s->row.vmm_pid = pid;
 	__atomic_add_fetch(&s->epoch, 1, __ATOMIC_RELEASE);
 	if (s->doomed)
-		rc = err_set(e, -ESHUTDOWN, "sandbox %s is being deleted", s->row.id);
+		rc = err_set(e, -ESHUTDOWN, "sandbox %s is being deleted", s->id);
 	pthread_mutex_unlock(&s->lock);
 	if (!rc)
 		rc = vmm_client_connect(socket_path, &ops, s, &client, e);
@@ -501,7 +501,7 @@ void vm_check_overdue(struct sandbox *s)
 	pthread_mutex_lock(&s->lock);
 	if (s->vm.closed_ms && s->vm.pidfd >= 0 &&
 	    clock_mono_ms() - s->vm.closed_ms > END_GRACE_MS) {
-		log_warn("sandbox %s: its VMM process hangs, killing it", s->row.id);
+		log_warn("sandbox %s: its VMM process hangs, killing it", s->id);
 		send_signal(s->vm.pidfd, SIGKILL);
 	}
 	pthread_mutex_unlock(&s->lock);
