@@ -255,7 +255,7 @@ static void forget_in_sandbox(struct sandbox *s, const struct chain *was, const 
 	if (!sandbox_copy_row(s, &row)) {
 		bool same = row.layers.n == was->n + 1 && !row.pending.n &&
 			    row.status != SANDBOX_RUNNING && !row.deleted &&
-			    !memcmp(row.layers.ids, was->ids, was->n * sizeof(*was->ids));
+			    chain_begins(&row.layers, was);
 		struct chain shorter = {0};
 
 		if (same && !chain_copy(&shorter, &f->ids) &&

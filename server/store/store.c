@@ -336,3 +336,14 @@ int chain_push(struct chain *c, const char *id)
 	snprintf(c->ids[c->n++], UUID_SIZE, "%s", id);
 	return 0;
 }
+
+bool chain_begins(const struct chain *c, const struct chain *with)
+{
+	if (c->n < with->n)
+		return false;
+	/* Not memcmp(): nobody writes what is behind the NUL. */
+	for (size_t i = 0; i < with->n; i++)
+		if (strcmp(c->ids[i], with->ids[i]))
+			return false;
+	return true;
+}

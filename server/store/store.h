@@ -48,6 +48,8 @@ void chain_fini(struct chain *c);
 int chain_copy(struct chain *to, const struct chain *from);
 /* Return: 0 or -ENOMEM (nothing changed). */
 int chain_push(struct chain *c, const char *id);
+/* Are its lowest layers those of @with? */
+bool chain_begins(const struct chain *c, const struct chain *with);
 
 /* Strings and JSON are owned: sandbox_row_fini(). */
 struct sandbox_row {

@@ -245,3 +245,21 @@ Test(checkpoints, patches_have_an_order)
 	cr_assert_eq(store_checkpoint_delete(store, "c1", NULL), 0);
 	cr_assert_eq(store_patch_next(store, "c1", 0, &row, NULL), -ENOENT);
 }
+
+Test(store_checkpoints, chains_are_compared_by_what_their_ids_say)
+{
+	struct chain a = {0}, b = {0};
+
+	cr_assert(chain_begins(&a, &b));
+	for (int i = 0; i < 3; i++) {
+		cr_assert_eq(chain_push(&a, i ? "l" : "first"), 0);
+		/* What is behind the NUL is nobody's. */
+		memset(a.ids[i] + 6, 0x40 + i, UUID_SIZE - 6);
+	}
+	cr_assert_eq(chain_push(&b, "first"), 0);
+	cr_assert(chain_begins(&a, &b) && !chain_begins(&b, &a));
+	cr_assert_eq(chain_push(&b, "other"), 0);
+	cr_assert(!chain_begins(&a, &b));
+	chain_fini(&a);
+	chain_fini(&b);
+}
