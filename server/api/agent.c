@@ -218,13 +218,7 @@ void api_agent_list(struct request *r)
 /* The agent session that the second parameter names; NULL after having replied. */
 static struct exec_session *find_agent(struct request *r)
 {
-	struct exec_session *x = api_exec_find(r);
-
-	if (!x || exec_kind(x) == EXEC_AGENT)
-		return x;
-	exec_put(x);
-	reply_error(r, 404, "agent session not found");
-	return NULL;
+	return api_session_find(r, EXEC_KIND(EXEC_AGENT), "agent session not found");
 }
 
 void api_agent_kill(struct request *r)

@@ -3,6 +3,7 @@
 #ifndef SERVER_API_API_H
 #define SERVER_API_API_H
 
+#include "server/api/bridge.h"
 #include "server/http/request.h"
 #include "server/http/signer.h"
 #include "server/manager/manager.h"
@@ -152,12 +153,18 @@ void api_agent_kill(struct request *r);
 void api_agent_prompt(struct request *r);
 void api_agent_interrupt(struct request *r);
 
-/* The session that the second parameter names; NULL after having replied. */
+/* The session of EXEC_KIND()s that the second parameter names; NULL after having replied, with
+ * @missing if there is none. */
+struct exec_session *api_session_find(struct request *r, unsigned int kinds, const char *missing);
+/* The same, of a command or an agent. */
 struct exec_session *api_exec_find(struct request *r);
 /* ?stdoutFrom, ?stderrFrom; *@given: one is there. Return: true; false after having replied 400 */
 bool api_exec_offsets(struct request *r, uint64_t from[2], bool *given);
 
 /* exec_attach.c */
+/* Reply with a WebSocket; see bridge_reply(). Takes the reference; NULL: there is a reply. */
+void api_session_attach(struct request *r, struct exec_session *x, enum bridge_format format,
+			const char *ended);
 void api_exec_attach(struct request *r);
 
 /* pty.c */

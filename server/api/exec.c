@@ -325,37 +325,32 @@ void api_exec_list(struct request *r)
 	reply_json(r, 200, &l.b);
 }
 
-/* Agents are commands, too. */
-static struct exec_session *find_command(struct sandbox *s, const char *id)
-{
-	struct exec_session *x = exec_find(s, EXEC_COMMAND, id);
-
-	return x ? x : exec_find(s, EXEC_AGENT, id);
-}
-
-struct exec_session *api_exec_find(struct request *r)
+struct exec_session *api_session_find(struct request *r, unsigned int kinds, const char *missing)
 {
 	struct sandbox *s = api_sandbox(r);
 	struct exec_session *x;
 	struct err e;
-	int rc = 0;
+	int rc;
 
 	if (!s)
 		return NULL;
 	sandbox_touch(s);
-	x = find_command(s, r->param[1]);
-	if (!x) {
-		rc = exec_settle(s, &e);
-		x = find_command(s, r->param[1]);
-	}
+	rc = exec_find(s, kinds, r->param[1], &x, &e);
 	sandbox_put(s);
-	if (rc && !x) {
+	if (!rc)
+		return x;
+	if (rc == -ENOENT)
+		reply_error(r, 404, "%s", missing);
+	else
 		reply_errno(r, rc, &e);
-		return NULL;
-	}
-	if (!x)
-		reply_error(r, 404, "exec session not found");
-	return x;
+	return NULL;
+}
+
+struct exec_session *api_exec_find(struct request *r)
+{
+	/* Agents are commands, too. */
+	return api_session_find(r, EXEC_KIND(EXEC_COMMAND) | EXEC_KIND(EXEC_AGENT),
+				"exec session not found");
 }
 
 struct kill_body {

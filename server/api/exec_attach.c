@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* GET /sandboxes/:id/exec/:sid: a client of a command, over a WebSocket (api.md 4.6, 17.1). */
+/* A client of a command or terminal, over a WebSocket (api.md 4.6, 6, 17.1, 17.2). */
 #include "server/api/api.h"
-#include "server/api/bridge.h"
 
-void api_exec_attach(struct request *r)
+void api_session_attach(struct request *r, struct exec_session *x, enum bridge_format format,
+			const char *ended)
 {
-	struct exec_session *x = api_exec_find(r);
 	uint64_t from[2];
 	bool given;
 	struct err e;
@@ -24,5 +23,10 @@ void api_exec_attach(struct request *r)
 		reply_errno(r, rc, &e);
 		return;
 	}
-	bridge_reply(r, x, BRIDGE_CHANNELS, given ? from : NULL, "exec completed");
+	bridge_reply(r, x, format, given ? from : NULL, ended);
+}
+
+void api_exec_attach(struct request *r)
+{
+	api_session_attach(r, api_exec_find(r), BRIDGE_CHANNELS, "exec completed");
 }

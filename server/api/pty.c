@@ -76,56 +76,15 @@ void api_pty_create(struct request *r)
 /* --- one of them
  * ------------------------------------------------------------------------------------ */
 
-/* The terminal that the second parameter names, with its sandbox; NULL after having replied. */
-static struct exec_session *find(struct request *r, struct sandbox **s)
+/* The terminal that the second parameter names; NULL after having replied. */
+static struct exec_session *find(struct request *r)
 {
-	struct exec_session *x;
-	struct err e;
-	int rc = 0;
-
-	*s = api_sandbox(r);
-	if (!*s)
-		return NULL;
-	sandbox_touch(*s);
-	x = exec_find(*s, EXEC_TERMINAL, r->param[1]);
-	if (!x) {
-		rc = exec_settle(*s, &e);
-		x = exec_find(*s, EXEC_TERMINAL, r->param[1]);
-	}
-	if (x)
-		return x;
-	sandbox_put(*s);
-	if (rc) {
-		reply_errno(r, rc, &e);
-		return NULL;
-	}
-	reply_error(r, 404, "terminal not found");
-	return NULL;
+	return api_session_find(r, EXEC_KIND(EXEC_TERMINAL), "terminal not found");
 }
 
 void api_pty_attach(struct request *r)
 {
-	struct sandbox *s;
-	struct exec_session *x = find(r, &s);
-	uint64_t from[2];
-	bool given;
-	struct err e;
-	int rc;
-
-	if (!x)
-		return;
-	sandbox_put(s);
-	if (!api_exec_offsets(r, from, &given)) {
-		exec_put(x);
-		return;
-	}
-	rc = exec_wake(x, &e);
-	if (rc) {
-		exec_put(x);
-		reply_errno(r, rc, &e);
-		return;
-	}
-	bridge_reply(r, x, BRIDGE_RAW, given ? from : NULL, NULL);
+	api_session_attach(r, find(r), BRIDGE_RAW, NULL);
 }
 
 void api_pty_resize(struct request *r)
@@ -138,8 +97,7 @@ void api_pty_resize(struct request *r)
 	};
 	struct pty_body body = {0};
 	struct strbuf b = {0};
-	struct sandbox *s;
-	struct exec_session *x = find(r, &s);
+	struct exec_session *x = find(r);
 	struct err e;
 	int rc;
 
@@ -156,18 +114,19 @@ void api_pty_resize(struct request *r)
 			strbuf_fini(&b);
 	}
 	exec_put(x);
-	sandbox_put(s);
 }
 
 void api_pty_delete(struct request *r)
 {
-	struct sandbox *s;
-	struct exec_session *x = find(r, &s);
+	struct sandbox *s = api_sandbox(r);
+	struct exec_session *x = s ? find(r) : NULL;
 	struct err e;
 	int rc;
 
-	if (!x)
+	if (!x) {
+		sandbox_put(s);
 		return;
+	}
 	rc = exec_hang_up(s, x, &e);
 	if (rc)
 		reply_errno(r, rc, &e);

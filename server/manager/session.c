@@ -232,20 +232,6 @@ int exec_start(struct sandbox *s, const struct exec_spec *spec, struct exec_sess
 /* --- looking at it
  * ----------------------------------------------------------------------------------- */
 
-struct exec_session *exec_find(struct sandbox *s, enum exec_kind kind, const char *id)
-{
-	struct exec_session *x;
-
-	pthread_mutex_lock(&s->lock);
-	for (x = s->sessions; x; x = x->next)
-		if (x->kind == kind && !strcmp(x->id, id)) {
-			exec_get(x);
-			break;
-		}
-	pthread_mutex_unlock(&s->lock);
-	return x;
-}
-
 void exec_each(struct sandbox *s, void (*fn)(void *arg, struct exec_session *x), void *arg)
 {
 	pthread_mutex_lock(&s->lock);

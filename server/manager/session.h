@@ -36,7 +36,7 @@
 
 #define EXEC_KEEP_BYTES	  (8u << 20)   /* of each stream, if the spec says nothing else */
 #define EXEC_BEHIND_BYTES (768u << 10) /* the most that a reader is behind, in each stream */
-#define EXEC_REPLAY_BYTES (1u << 20)   /* of both, for a new reader */
+#define EXEC_REPLAY_BYTES (1u << 20)   /* of both, for a new reader that is not the first */
 #define EXEC_STDIN_BYTES  (512u << 10) /* on the way to the guest; then exec_write() waits */
 
 struct exec_session;
@@ -92,15 +92,26 @@ int exec_background(struct exec_session *x, bool listed, struct err *e);
  * exec_settle() - Know all sessions that the guest has
  *
  * After a restart of the daemon, and after a rollback, it is the guest who knows them. Does
- * nothing where that was asked already; else wakes a hibernated sandbox. Before exec_find() of
- * an id that is not known, and before exec_each().
+ * nothing where that was asked already; else wakes a hibernated sandbox. Before exec_each().
  *
  * Return: 0; as sandbox_agent_get()
  */
 int exec_settle(struct sandbox *s, struct err *e);
 
-/* A listed session of a kind, or NULL. The caller puts it. */
-struct exec_session *exec_find(struct sandbox *s, enum exec_kind kind, const char *id);
+#define EXEC_KIND(kind) (1u << (kind))
+
+/**
+ * exec_find() - The listed session with an id
+ * @kinds:	EXEC_KIND()s that it may be of
+ * @out:	A reference
+ *
+ * One that is not known, or has ended, is looked for after exec_settle() only: the guest may have
+ * it, or have gone back to when it ran.
+ *
+ * Return: 0; -ENOENT, without a text; as exec_settle()
+ */
+int exec_find(struct sandbox *s, unsigned int kinds, const char *id, struct exec_session **out,
+	      struct err *e);
 
 /* Call @fn for every listed session, newest first. */
 void exec_each(struct sandbox *s, void (*fn)(void *arg, struct exec_session *x), void *arg);
@@ -134,7 +145,7 @@ void exec_wait(struct exec_session *x, int timeout_ms, const uint64_t *from);
 /**
  * exec_attach() - Follow a session, one that has ended, too
  * @from:	Where to begin in stdout and stderr; NULL: so that at most EXEC_REPLAY_BYTES of
- *		what came before now are read
+ *		what came before now are read, or all that is kept if nobody was here before
  * @out:	Belongs to one thread; exec_detach()
  *
  * Waits while the session is being fetched from the guest, after a restart or a rollback.

@@ -49,6 +49,7 @@ struct exec_session {
 	int64_t max_alone_s; /* 0: no limit */
 	bool removed;	     /* under lock; a terminal that was hung up */
 	bool seen;	     /* under lock; a terminal that has had a client */
+	bool followed;	     /* under lock; it has had a reader */
 	uint16_t rows, cols; /* under lock; of a terminal, 0: not known */
 
 	pthread_mutex_t lock; /* everything below but where said otherwise */

@@ -90,7 +90,7 @@ static struct exec_session *make_session(const struct fields *f)
 	}
 	memcpy(x->id, f->id, sizeof(x->id));
 	x->started_ms = f->started;
-	x->seen = true;
+	x->seen = x->followed = true;
 	return x;
 }
 

@@ -76,11 +76,12 @@ void order_fini(struct order *o)
 /* --- attaching
  * ------------------------------------------------------------------------------------ */
 
-/* Go back from the end, through both streams as they came, until there are enough bytes. */
+/* Go back from the end, through both streams as they came, until there are enough bytes: for who
+ * comes first, and may just have started it, all. */
 static void find_replay(const struct exec_session *x, uint64_t at[2])
 {
 	const struct order *o = &x->order;
-	uint64_t left = EXEC_REPLAY_BYTES;
+	uint64_t left = x->followed ? EXEC_REPLAY_BYTES : UINT64_MAX;
 
 	at[0] = outbuf_end(&x->out[0]);
 	at[1] = outbuf_end(&x->out[1]);
@@ -120,7 +121,7 @@ static int await_resync(struct exec_session *x, struct err *e)
 
 static int place_reader(struct exec_reader *r, const uint64_t from[2], struct err *e)
 {
-	const struct exec_session *x = r->x;
+	struct exec_session *x = r->x;
 
 	for (int i = 0; i < 2; i++) {
 		r->live_at[i] = outbuf_end(&x->out[i]);
@@ -133,6 +134,7 @@ static int place_reader(struct exec_reader *r, const uint64_t from[2], struct er
 		memcpy(r->at, from, sizeof(r->at));
 	else
 		find_replay(x, r->at);
+	x->followed = true;
 	r->segment = x->order.base;
 	return 0;
 }

@@ -107,9 +107,18 @@ static bool is_settled(struct sandbox *s)
 	return settled;
 }
 
+/* Unless the guest went back in time since it was asked. */
+static void set_settled(struct sandbox *s, uint32_t rewinds)
+{
+	pthread_mutex_lock(&s->lock);
+	s->settled |= rewinds == sandbox_rewinds(s);
+	pthread_mutex_unlock(&s->lock);
+}
+
 int exec_settle(struct sandbox *s, struct err *e)
 {
 	struct agent_conn *conn;
+	uint32_t rewinds;
 	int rc = 0;
 
 	if (is_settled(s))
@@ -118,14 +127,12 @@ int exec_settle(struct sandbox *s, struct err *e)
 	if (!is_settled(s)) {
 		rc = sandbox_agent_get(s, &conn, e);
 		if (!rc) {
+			rewinds = sandbox_rewinds(s);
 			rc = list_and_adopt(s, conn, e);
 			if (rc)
 				rc = sandbox_explain(s, conn, rc, e);
-			if (!rc) {
-				pthread_mutex_lock(&s->lock);
-				s->settled = true;
-				pthread_mutex_unlock(&s->lock);
-			}
+			else
+				set_settled(s, rewinds);
 			sandbox_agent_put(s, conn);
 		}
 	}
@@ -133,4 +140,42 @@ int exec_settle(struct sandbox *s, struct err *e)
 	if (!rc)
 		sessions_kick(s);
 	return rc;
+}
+
+static struct exec_session *find_listed(struct sandbox *s, unsigned int kinds, const char *id)
+{
+	struct exec_session *x;
+
+	pthread_mutex_lock(&s->lock);
+	for (x = s->sessions; x; x = x->next)
+		if (kinds & EXEC_KIND(x->kind) && !strcmp(x->id, id)) {
+			exec_get(x);
+			break;
+		}
+	pthread_mutex_unlock(&s->lock);
+	return x;
+}
+
+static bool is_running(struct exec_session *x)
+{
+	bool running;
+
+	pthread_mutex_lock(&x->lock);
+	running = x->state == EXEC_RUNNING;
+	pthread_mutex_unlock(&x->lock);
+	return running;
+}
+
+int exec_find(struct sandbox *s, unsigned int kinds, const char *id, struct exec_session **out,
+	      struct err *e)
+{
+	int rc = 0;
+
+	*out = find_listed(s, kinds, id);
+	if (!*out || !is_running(*out)) {
+		exec_put(*out);
+		rc = exec_settle(s, e);
+		*out = rc ? NULL : find_listed(s, kinds, id);
+	}
+	return !rc && !*out ? -ENOENT : rc;
 }

@@ -2,9 +2,11 @@
 """Sessions go on over hibernation and restarts of the server: no byte lost or doubled (api.md 4.6, 18.3)."""
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from harness import Server, test, wait_for
 from test_attach import begin, listed
+from test_checkpoints import Points
 from websocket import Attached, WebSocket
 
 KEEPS = {"FAKE_VMM_KEEPS": "1"}
@@ -205,6 +207,29 @@ def nobody_attached_for_too_long_ends_a_command_that_asked_for_it():
         wait_for("it to be killed", lambda: listed(b, never)["running"] is False)
         assert listed(b, other)["running"]
         b.request("POST", "/exec", {"cmd": "x", "maxRunAfterDisconnect": -1}).expect(400)
+
+
+@test
+def a_client_that_comes_during_a_restore_waits_for_what_the_guest_has_then():
+    with Server() as s, ThreadPoolExecutor(2) as pool:
+        p = Points(s)
+        ended = begin(p.box, "echo it; exit 3")
+        wait_for("its end", lambda: listed(p.box, ended)["running"] is False)
+        id = p.take("here")
+        s.hold("rollback-late")
+        restored = pool.submit(p.restore, id)
+        s.wait_held("rollback-late")
+
+        def attach():
+            with Attached(p.box, ended) as a:
+                return a.to_end().code, a.out
+
+        attached = pool.submit(attach)
+        # The guest may be about to run that command again.
+        assert not wait([attached], timeout=0.3).done
+        s.release("rollback-late")
+        restored.result().expect(200)
+        assert attached.result() == (3, b"it\n"), "the guest does not know it: what was known stays"
 
 
 @test
