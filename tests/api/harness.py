@@ -35,7 +35,7 @@ class Skip(Exception):
     pass
 
 
-def wait_for(what, predicate, timeout=20):
+def wait_for(what, predicate, timeout=60):
     """Until an event that another process makes. The time is only a limit for hopeless cases."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

@@ -131,7 +131,8 @@ def forks_do_not_inherit_the_token():
         # A rollback is of the machine, not of who may look at it.
         before = stored_hash(s, parent)
         cp = s.request("POST", f"/sandboxes/{parent}/checkpoints", {"name": "a"}).expect(201).json()["id"]
-        wait_for("the checkpoint", lambda: s.request("GET", f"/sandboxes/{parent}/checkpoints").json()[0]["status"] == "ready")
+        points = lambda: s.request("GET", f"/sandboxes/{parent}/checkpoints").json()  # noqa: E731
+        wait_for("the checkpoints", lambda: all(c["status"] == "ready" for c in points()))
         s.request("POST", f"/sandboxes/{parent}/preview/rotate").expect(200)
         after = stored_hash(s, parent)
         s.request("POST", f"/sandboxes/{parent}/checkpoints/{cp}/restore").expect(200)

@@ -256,7 +256,7 @@ def an_answer_that_streams_goes_on_after_hibernation():
 
 @test
 def the_first_request_wakes_a_hibernated_sandbox():
-    with Server() as s:
+    with Server(env={"FAKE_VMM_KEEPS": "1"}) as s:  # processes survive
         box = s.create()
         site = Site(box)
         box.request("POST", "/hibernate").expect(200)
@@ -266,12 +266,12 @@ def the_first_request_wakes_a_hibernated_sandbox():
             t.start()
         for t in threads:
             t.join()
-        assert answers == [200] * 8 and box.info()["status"] == "running"
+        assert answers == [200] * 8 and box.info()["status"] == "running", (answers, box.info())
 
 
 @test
 def tokens_are_checked_before_anything_wakes():
-    with Server() as s:
+    with Server(env={"FAKE_VMM_KEEPS": "1"}) as s:
         made = s.request("POST", "/sandboxes", {"previewAuth": {"scheme": "bearer", "token": WORD}}).expect(201).json()
         box = s.create()
         box.id, box.url = made["sandboxID"], f"/api/sandboxes/{made['sandboxID']}"
