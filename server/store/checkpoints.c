@@ -34,6 +34,7 @@ void checkpoint_row_fini(struct checkpoint_row *row)
 	free(row->error);
 	free(row->base_image);
 	free(row->template);
+	free(row->workdir);
 	chain_fini(&row->layers);
 	json_decref(row->envs);
 	json_decref(row->metadata);
@@ -77,6 +78,7 @@ static void bind_checkpoint(sqlite3_stmt *st, const struct checkpoint_row *row)
 	bind_json(st, 23, row->metadata);
 	for (int i = 0; i < 5; i++)
 		sqlite3_bind_int64(st, 24 + i, results[i]);
+	bind_text(st, 29, row->workdir ? row->workdir : "");
 }
 
 struct change {
@@ -85,17 +87,24 @@ struct change {
 	const char *id;
 };
 
-static int insert(struct store *s, void *arg, struct err *e)
+int insert_checkpoint(struct store *s, const struct checkpoint_row *row, struct err *e)
 {
-	const struct change *c = arg;
 	sqlite3_stmt *st = s->prepared[ST_CP_INSERT];
 	int rc;
 
-	bind_checkpoint(st, c->row);
+	bind_checkpoint(st, row);
 	rc = store_step(s, st, e, "recording a checkpoint");
 	if (rc && sqlite3_extended_errcode(s->db) == SQLITE_CONSTRAINT_UNIQUE)
 		rc = err_set(e, -EEXIST, "a checkpoint with the name \"%.100s\" exists already",
-			     c->row->name);
+			     row->name);
+	return rc;
+}
+
+static int insert(struct store *s, void *arg, struct err *e)
+{
+	const struct change *c = arg;
+	int rc = insert_checkpoint(s, c->row, e);
+
 	return !rc && c->sandbox ? update_sandbox(s, c->sandbox, e) : rc;
 }
 
@@ -165,22 +174,26 @@ int store_checkpoint_set_layers(struct store *s, const char *id, const struct ch
 	return store_finish(s, st, step_one(s, st, e, "recording the layers of a checkpoint"));
 }
 
-static int delete (struct store *s, void *arg, struct err *e)
+int delete_checkpoint(struct store *s, const char *id, struct err *e)
 {
 	static const enum statement first[] = {ST_CP_ADOPT_CHILDREN, ST_CP_ADOPT_SANDBOXES,
 					       ST_CP_DELETE_PATCHES};
-	const struct change *c = arg;
 
 	for (size_t i = 0; i < sizeof(first) / sizeof(first[0]); i++) {
 		int rc;
 
-		bind_text(s->prepared[first[i]], 1, c->id);
+		bind_text(s->prepared[first[i]], 1, id);
 		rc = store_step(s, s->prepared[first[i]], e, "deleting a checkpoint");
 		if (rc)
 			return rc;
 	}
-	bind_text(s->prepared[ST_CP_DELETE], 1, c->id);
+	bind_text(s->prepared[ST_CP_DELETE], 1, id);
 	return step_one(s, s->prepared[ST_CP_DELETE], e, "deleting a checkpoint");
+}
+
+static int delete (struct store *s, void *arg, struct err *e)
+{
+	return delete_checkpoint(s, ((const struct change *)arg)->id, e);
 }
 
 int store_checkpoint_delete(struct store *s, const char *id, struct err *e)
@@ -233,7 +246,9 @@ static int read_checkpoint(sqlite3_stmt *st, struct checkpoint_row *row)
 	row->metadata = column_json(st, 22);
 	for (int i = 0; i < 5; i++)
 		*results[i] = sqlite3_column_int64(st, 23 + i);
-	if (!rc && row->name && row->base_image && row->template && row->envs && row->metadata)
+	row->workdir = column_text(st, 28);
+	if (!rc && row->workdir && row->name && row->base_image && row->template && row->envs &&
+	    row->metadata)
 		return 0;
 	checkpoint_row_fini(row);
 	return -ENOMEM;

@@ -38,6 +38,19 @@ enum statement {
 	ST_PREVIEW_GET,
 	ST_PREVIEW_EACH,
 	ST_PREVIEW_DELETE,
+	ST_IMAGE_INSERT,
+	ST_IMAGE_GET,
+	ST_IMAGE_EACH,
+	ST_IMAGE_USED,
+	ST_SNAP_REPLACE,
+	ST_SNAP_INSERT,
+	ST_SNAP_END,
+	ST_SNAP_GET,
+	ST_SNAP_EACH,
+	ST_SNAP_DELETE,
+	ST_SNAP_PUBLIC,
+	ST_SNAP_USED,
+	ST_SNAP_FAIL,
 	ST_COUNT
 };
 
@@ -75,5 +88,8 @@ void column_id(sqlite3_stmt *st, int i, char *out, size_t size);
 
 /* sandboxes.c; the store is locked */
 int update_sandbox(struct store *s, const struct sandbox_row *row, struct err *e);
+/* checkpoints.c; the same */
+int insert_checkpoint(struct store *s, const struct checkpoint_row *row, struct err *e);
+int delete_checkpoint(struct store *s, const char *id, struct err *e);
 
 #endif

@@ -37,6 +37,7 @@ void sandbox_row_fini(struct sandbox_row *row)
 	free(row->error);
 	free(row->base_image);
 	free(row->patch_error);
+	free(row->workdir);
 	chain_fini(&row->layers);
 	chain_fini(&row->pending);
 	json_decref(row->envs);
@@ -63,6 +64,7 @@ int sandbox_row_copy(struct sandbox_row *to, const struct sandbox_row *from)
 	to->error = copy_text(from->error, &failed);
 	to->base_image = copy_text(from->base_image, &failed);
 	to->patch_error = copy_text(from->patch_error, &failed);
+	to->workdir = copy_text(from->workdir, &failed);
 	failed |= chain_copy(&to->layers, &from->layers) != 0;
 	failed |= chain_copy(&to->pending, &from->pending) != 0;
 	/* Never changed once made, so a reference is as good as a copy. */
@@ -106,6 +108,7 @@ static void bind_sandbox(sqlite3_stmt *st, const struct sandbox_row *row)
 	bind_json(st, 28, row->tags);
 	sqlite3_bind_int64(st, 29, row->tagged_ms);
 	bind_text(st, 30, row->preview_hash);
+	bind_text(st, 31, row->workdir ? row->workdir : "");
 }
 
 int store_sandbox_insert(struct store *s, const struct sandbox_row *row, struct err *e)
@@ -202,8 +205,9 @@ static int read_row(sqlite3_stmt *st, struct sandbox_row *row)
 	row->tags = column_json(st, 27);
 	row->tagged_ms = sqlite3_column_int64(st, 28);
 	column_id(st, 29, row->preview_hash, sizeof(row->preview_hash));
-	if (!rc && row->template && row->alias && row->envs && row->metadata && row->tags &&
-	    row->base_image)
+	row->workdir = column_text(st, 30);
+	if (!rc && row->workdir && row->template && row->alias && row->envs && row->metadata &&
+	    row->tags && row->base_image)
 		return 0;
 	sandbox_row_fini(row);
 	return -ENOMEM;

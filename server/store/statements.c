@@ -7,25 +7,32 @@
 	"port, network, envs, metadata, created_ms, ended_ms, vmm_pid, base_image, layers, "       \
 	"pending, pending_checkpoint, hibernation, hibernation_bytes, from_checkpoint, "           \
 	"current_checkpoint, patch_sequence, patch_error, tags, tagged_ms, "                       \
-	"preview_hash"
+	"preview_hash, workdir"
 
 #define CP_COLUMNS                                                                                 \
 	"id, sandbox_id, name, is_template, automatic, is_full, promote, is_public, cold, "        \
 	"status, "                                                                                 \
 	"error, parent, base_image, layers, cpus, memory_mib, disk_mib, timeout_s, port, "         \
 	"network, "                                                                                \
-	"template, envs, metadata, ram_bytes, state_bytes, disk_bytes, created_ms, done_ms"
+	"template, envs, metadata, ram_bytes, state_bytes, disk_bytes, created_ms, done_ms, "      \
+	"workdir"
 
 #define PREVIEW_COLUMNS "id, sandbox_id, port, custom, auth_config, created_ms"
 
 #define MARKS_27 "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
 #define MARKS_28 MARKS_27 ",?"
-#define MARKS_30 MARKS_28 ",?,?"
+#define MARKS_29 MARKS_28 ",?"
+#define MARKS_31 MARKS_29 ",?,?"
+
+#define IMAGE_COLUMNS "key, checkpoint_id, hash, base_version, steps, created_ms, used_ms"
+#define SNAP_COLUMNS                                                                               \
+	"name, id, hash, checkpoint_id, status, error, manifest, base_version, runtime_mib, "      \
+	"is_public, created_ms, used_ms"
 
 #define PARENT_OF_1 "(SELECT parent FROM checkpoints WHERE id=?1)"
 
 const char *const store_statements[ST_COUNT] = {
-    [ST_INSERT] = "INSERT INTO sandboxes (" COLUMNS ") VALUES (" MARKS_30 ")",
+    [ST_INSERT] = "INSERT INTO sandboxes (" COLUMNS ") VALUES (" MARKS_31 ")",
     [ST_UPDATE] = "UPDATE sandboxes SET status=?2, error=?6, cpus=?7, memory_mib=?8, disk_mib=?9, "
 		  "ended_ms=?16, vmm_pid=?17, base_image=?18, layers=?19, "
 		  "pending=?20, pending_checkpoint=?21, hibernation=?22, hibernation_bytes=?23, "
@@ -44,7 +51,7 @@ const char *const store_statements[ST_COUNT] = {
     [ST_PRUNE] = "DELETE FROM sandboxes WHERE deleted=1 AND (ended_ms < ?1 OR id NOT IN "
 		 "(SELECT id FROM sandboxes WHERE deleted=1 ORDER BY ended_ms DESC LIMIT ?2))",
 
-    [ST_CP_INSERT] = "INSERT INTO checkpoints (" CP_COLUMNS ") VALUES (" MARKS_28 ")",
+    [ST_CP_INSERT] = "INSERT INTO checkpoints (" CP_COLUMNS ") VALUES (" MARKS_29 ")",
     [ST_CP_UPDATE] = "UPDATE checkpoints SET is_full=?2, promote=?3, cold=?4, status=?5, "
 		     "error=?6, ram_bytes=?7, state_bytes=?8, disk_bytes=?9, done_ms=?10 "
 		     "WHERE id=?1",
@@ -79,4 +86,21 @@ const char *const store_statements[ST_COUNT] = {
     [ST_PREVIEW_EACH] =
 	"SELECT " PREVIEW_COLUMNS " FROM previews WHERE sandbox_id=?1 ORDER BY port",
     [ST_PREVIEW_DELETE] = "DELETE FROM previews WHERE sandbox_id=?1 AND port=?2",
+
+    [ST_IMAGE_INSERT] = "INSERT INTO images (" IMAGE_COLUMNS ") VALUES (?,?,?,?,?,?,?)",
+    [ST_IMAGE_GET] = "SELECT " IMAGE_COLUMNS " FROM images WHERE key=?1",
+    [ST_IMAGE_EACH] = "SELECT " IMAGE_COLUMNS " FROM images ORDER BY used_ms DESC, steps DESC",
+    [ST_IMAGE_USED] =
+	"UPDATE images SET used_ms=?2, hash=CASE ?3 WHEN '' THEN hash ELSE ?3 END WHERE key=?1",
+
+    [ST_SNAP_REPLACE] = "DELETE FROM snapshots WHERE name=?1 AND status='failed'",
+    [ST_SNAP_INSERT] = "INSERT INTO snapshots (" SNAP_COLUMNS ") VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+    [ST_SNAP_END] = "UPDATE snapshots SET status=?2, checkpoint_id=?3, base_version=?4, error=?5 "
+		    "WHERE id=?1 AND status='building'",
+    [ST_SNAP_GET] = "SELECT " SNAP_COLUMNS " FROM snapshots WHERE name=?1",
+    [ST_SNAP_EACH] = "SELECT " SNAP_COLUMNS " FROM snapshots ORDER BY created_ms DESC, rowid DESC",
+    [ST_SNAP_DELETE] = "DELETE FROM snapshots WHERE name=?1 RETURNING checkpoint_id",
+    [ST_SNAP_PUBLIC] = "UPDATE snapshots SET is_public=?2 WHERE name=?1",
+    [ST_SNAP_USED] = "UPDATE snapshots SET used_ms=?2 WHERE name=?1",
+    [ST_SNAP_FAIL] = "UPDATE snapshots SET status='failed', error=?1 WHERE status='building'",
 };

@@ -57,6 +57,21 @@ static const char *const migrations[STORE_SCHEMA_VERSION] = {
     "CREATE UNIQUE INDEX previews_by_port ON previews (sandbox_id, port);"
     "CREATE TRIGGER previews_go AFTER UPDATE OF deleted ON sandboxes WHEN NEW.deleted=1 "
     "BEGIN DELETE FROM previews WHERE sandbox_id=NEW.id; END;",
+
+    "ALTER TABLE sandboxes ADD COLUMN workdir TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE checkpoints ADD COLUMN workdir TEXT NOT NULL DEFAULT '';"
+    "CREATE TABLE images ("
+    " key TEXT PRIMARY KEY, checkpoint_id TEXT NOT NULL, hash TEXT NOT NULL,"
+    " base_version TEXT NOT NULL, steps INTEGER NOT NULL,"
+    " created_ms INTEGER NOT NULL, used_ms INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE INDEX images_by_checkpoint ON images (checkpoint_id);"
+    "CREATE TRIGGER images_go AFTER DELETE ON checkpoints "
+    "BEGIN DELETE FROM images WHERE checkpoint_id=OLD.id; END;"
+    "CREATE TABLE snapshots ("
+    " name TEXT PRIMARY KEY, id TEXT NOT NULL UNIQUE, hash TEXT NOT NULL,"
+    " checkpoint_id TEXT NOT NULL, status TEXT NOT NULL, error TEXT, manifest TEXT NOT NULL,"
+    " base_version TEXT NOT NULL, runtime_mib INTEGER NOT NULL, is_public INTEGER NOT NULL,"
+    " created_ms INTEGER NOT NULL, used_ms INTEGER NOT NULL);",
 };
 
 /* --- opening -------------------------------------------------------------------------- */

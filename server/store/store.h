@@ -21,7 +21,7 @@
 
 #include "lib/err.h"
 
-#define STORE_SCHEMA_VERSION 4
+#define STORE_SCHEMA_VERSION 5
 
 enum sandbox_status {
 	SANDBOX_RUNNING,
@@ -85,6 +85,7 @@ struct sandbox_row {
 	int64_t patch_sequence;		    /* of the last patch that was applied */
 	char *patch_error;		    /* why the next one failed; may be NULL */
 	char preview_hash[HASH_SIZE];	    /* of the token that previews ask for; "": none */
+	char *workdir;			    /* where its commands begin; "": at home */
 };
 
 enum checkpoint_status { CHECKPOINT_PROCESSING, CHECKPOINT_READY, CHECKPOINT_FAILED };
@@ -113,6 +114,7 @@ struct checkpoint_row {
 	bool network;
 	char *template;
 	json_t *envs, *metadata;
+	char *workdir;
 
 	int64_t ram_bytes, state_bytes, disk_bytes; /* its own: what it added to the store */
 	int64_t created_ms, done_ms;		    /* done 0: processing */
@@ -139,6 +141,43 @@ struct preview_row {
 };
 
 void preview_row_fini(struct preview_row *row);
+
+/*
+ * A disk after some steps of a manifest, with a checkpoint row (disk only, of no sandbox) that
+ * keeps it. It goes with that.
+ */
+struct image_row {
+	char key[HASH_SIZE]; /* of the base's version and all steps so far */
+	char checkpoint_id[UUID_SIZE];
+	char hash[HASH_SIZE]; /* contentHash of a manifest that ends here; "": none has yet */
+	char *base_version;   /* owned: image_row_fini(); of the image under it */
+	int64_t steps;
+	int64_t created_ms, used_ms;
+};
+
+void image_row_fini(struct image_row *row);
+
+enum snapshot_status { SNAPSHOT_BUILDING, SNAPSHOT_READY, SNAPSHOT_FAILED };
+
+/* The API's word for it. Static. */
+const char *snapshot_status_name(enum snapshot_status s);
+
+/* An image with a name. Strings are owned: snapshot_row_fini(); never NULL but error. */
+struct snapshot_row {
+	char id[UUID_SIZE];
+	char *name;
+	char hash[HASH_SIZE];	       /* contentHash of its manifest */
+	char checkpoint_id[UUID_SIZE]; /* of its own, of no sandbox; "" until it is ready */
+	enum snapshot_status status;
+	char *error;	    /* of a failed one */
+	char *manifest;	    /* JSON */
+	char *base_version; /* as in struct image_row */
+	int64_t runtime_mib;
+	bool is_public;
+	int64_t created_ms, used_ms; /* used 0: never */
+};
+
+void snapshot_row_fini(struct snapshot_row *row);
 
 void sandbox_row_fini(struct sandbox_row *row);
 /* Return: 0 or -ENOMEM; @to is only to be released on success. */
@@ -224,6 +263,40 @@ int store_checkpoint_fail_processing(struct store *s, const char *error, int64_t
 				     struct err *e);
 /* Is something in the way of deleting it unasked: patches, or sandboxes forked from it? */
 int store_checkpoint_in_use(struct store *s, const char *id, bool *in_use, struct err *e);
+
+/* --- images and snapshots ------------------------------------------------------------------- */
+
+/* With the checkpoint that keeps it. -EEXIST if there is one with that key. */
+int store_image_insert(struct store *s, const struct image_row *row,
+		       const struct checkpoint_row *checkpoint, struct err *e);
+/* -ENOENT if there is none. @row: image_row_fini() on success. */
+int store_image_get(struct store *s, const char *key, struct image_row *row, struct err *e);
+/* The last used first. @fn as above. */
+int store_image_each(struct store *s, void (*fn)(void *arg, struct image_row *row), void *arg,
+		     struct err *e);
+/* @hash: of a manifest that ends here; "": as it is. */
+int store_image_used(struct store *s, const char *key, const char *hash, int64_t now_ms,
+		     struct err *e);
+
+/* A failed one of that name is replaced. -EEXIST if the name is taken. */
+int store_snapshot_insert(struct store *s, const struct snapshot_row *row, struct err *e);
+/*
+ * Ready, with @checkpoint, which is inserted and becomes its own; or failed, without one and with
+ * @error. -ENOENT if it was deleted: then nothing is inserted.
+ */
+int store_snapshot_end(struct store *s, const char *id, const struct checkpoint_row *checkpoint,
+		       const char *base_version, const char *error, struct err *e);
+/* -ENOENT "snapshot not found: NAME". @row: snapshot_row_fini() on success. */
+int store_snapshot_get(struct store *s, const char *name, struct snapshot_row *row, struct err *e);
+/* The newest first. @fn as above. */
+int store_snapshot_each(struct store *s, void (*fn)(void *arg, struct snapshot_row *row), void *arg,
+			struct err *e);
+/* With its checkpoint and the patches of that. -ENOENT as above. */
+int store_snapshot_delete(struct store *s, const char *name, struct err *e);
+int store_snapshot_set_public(struct store *s, const char *name, bool is_public, struct err *e);
+int store_snapshot_used(struct store *s, const char *name, int64_t now_ms, struct err *e);
+/* At a start: those that were being built have failed. */
+int store_snapshot_fail_building(struct store *s, const char *error, struct err *e);
 
 /* --- patches of checkpoints ----------------------------------------------------------------- */
 
