@@ -118,20 +118,23 @@ void log_at(enum log_level level, const char *fmt, ...)
 		return;
 }
 
+/* Without a lock: the process that writes a checkpoint was copied while other threads ran. */
 bool log_allowed(struct log_limit *l, unsigned int burst)
 {
-	uint64_t now = clock_mono_ns();
+	uint64_t now = clock_mono_ns(), window = __atomic_load_n(&l->window_ns, __ATOMIC_RELAXED);
 
-	if (now - l->window_ns > 1000000000ULL) {
-		if (l->dropped)
-			log_warn("%u similar messages dropped", l->dropped);
-		l->window_ns = now;
-		l->used = l->dropped = 0;
+	/* One thread begins the new window. */
+	if (now - window > 1000000000ULL &&
+	    __atomic_compare_exchange_n(&l->window_ns, &window, now, false, __ATOMIC_RELAXED,
+					__ATOMIC_RELAXED)) {
+		unsigned int dropped = __atomic_exchange_n(&l->dropped, 0, __ATOMIC_RELAXED);
+
+		__atomic_store_n(&l->used, 0, __ATOMIC_RELAXED);
+		if (dropped)
+			log_warn("%u similar messages dropped", dropped);
 	}
-	if (l->used < burst) {
-		l->used++;
+	if (__atomic_fetch_add(&l->used, 1, __ATOMIC_RELAXED) < burst)
 		return true;
-	}
-	l->dropped++;
+	__atomic_add_fetch(&l->dropped, 1, __ATOMIC_RELAXED);
 	return false;
 }

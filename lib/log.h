@@ -35,11 +35,11 @@ void log_at(enum log_level level, const char *fmt, ...) __attribute__((format(pr
 
 /*
  * For messages that a guest or a tenant can cause: at most @burst lines per
- * second from one place, then one line with the number that was dropped.
+ * second from one place, then one line with the number that was dropped. Any thread.
  */
 struct log_limit {
-	uint64_t window_ns;
-	unsigned int used, dropped;
+	uint64_t window_ns;	    /* atomic, as the others */
+	unsigned int used, dropped; /* a reader may see a window that has just begun half */
 };
 bool log_allowed(struct log_limit *l, unsigned int burst);
 
