@@ -229,12 +229,11 @@ struct sandbox *sandbox_find_any(struct manager *m, const char *id)
 /* Under s->lock. Return: 0 if it runs or can be woken, else what sandbox_find() returns for it. */
 int sandbox_status_error(struct sandbox *s, struct err *e)
 {
-	switch (s->row.status) {
+	/* What a deletion interrupts fails because of it: that is no news of the sandbox. */
+	switch (s->doomed ? SANDBOX_STOPPED : s->row.status) {
 	case SANDBOX_RUNNING:
 	case SANDBOX_HIBERNATED:
-		if (!s->doomed)
-			return 0;
-		/* fall through */
+		return 0;
 	case SANDBOX_STOPPED:
 		return err_set(e, -ESHUTDOWN, "sandbox %s has been stopped", s->id);
 	case SANDBOX_ERROR:

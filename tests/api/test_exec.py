@@ -308,4 +308,5 @@ def thousands_of_commands_leave_no_descriptor_behind():
         before = fds()
         for a in pool.map(lambda i: b.run("echo " + str(i)), range(1500)):
             assert a["exitCode"] == 0
-        wait_for("descriptors to be closed", lambda: fds() <= before + 8)
+        # A pool keeps 16 connections at most.
+        wait_for("descriptors to be closed", lambda: fds() <= before + 16)
