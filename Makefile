@@ -2,8 +2,8 @@
 #
 # Every folder is one static library (build/lib<folder>.a) plus, where it has a
 # main.c, one program. Sources are found by wildcard: a new file needs no edit here.
-# Three builds of each source exist side by side: obj (release), asan (unit
-# tests), fuzz (clang, libFuzzer).
+# Several builds of a source exist side by side: obj (release), static (the agent), asan (unit
+# tests), tsan (races), fuzz (clang, libFuzzer).
 
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
@@ -20,6 +20,7 @@ LDREL   := -pie -Wl,-z,relro,-z,now
 # Half of the time that a dynamic VMM takes to start, and memory of each, went to finding its libraries.
 LDVMM   := -static-pie -Wl,-z,relro,-z,now
 ASAN    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+TSAN    := -O1 -fsanitize=thread -fno-omit-frame-pointer
 # The last warning is about the shape of KVM's own structures.
 FUZZING := -O1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined \
            -Wno-unknown-warning-option -Wno-gnu-variable-sized-type-not-at-end
@@ -76,6 +77,7 @@ help:
 ## make kvm        tiny guests on the native /dev/kvm
 ## make img        dormouse-img, on layers that the test writes after docs/disk-format.md
 ## make load       10 000 mixed requests of 50 clients at once, alone and in a crowd: percentiles, and no failure
+## make race       fewer of them, with a dormoused that was built with ThreadSanitizer
 ## make wrapper    the guest's side of agent sessions, with a stand-in for the SDK
 ## make lab        does the lab notice its own death, and keep output apart and complete
 ## make api         the server's API natively, with a stand-in for the VMM
@@ -120,6 +122,7 @@ endef
 $(eval $(call flavour,obj,$(CC),$(RELEASE)))
 $(eval $(call flavour,static,$(CC),$(STATIC)))
 $(eval $(call flavour,asan,$(CC),$(ASAN)))
+$(eval $(call flavour,tsan,$(CC),$(TSAN)))
 $(eval $(call flavour,fuzz,$(CLANG),$(FUZZING)))
 
 define archive
@@ -128,7 +131,7 @@ $(B)/$(1)/lib$(2).a: $(call objs,$(1),$(src_$(2)))
 	@rm -f $$@
 	ar rcs $$@ $$^
 endef
-$(foreach fl,obj static asan fuzz,$(foreach f,$(folders) guestlib,$(eval $(call archive,$(fl),$(f)))))
+$(foreach fl,obj static asan tsan fuzz,$(foreach f,$(folders) guestlib,$(eval $(call archive,$(fl),$(f)))))
 
 # --- unit tests: tests/unit/<folder>/*.c is one Criterion program per folder ---
 UNIT := $(foreach f,$(folders),$(if $(wildcard tests/unit/$(f)/*.c),$(B)/test/unit-$(f)))
@@ -275,6 +278,13 @@ api: $(B)/asan/dormoused $(B)/dormouse-agent
 load: $(B)/dormoused $(B)/dormouse-agent
 	@tests/run tap load tests/load/run $(LOAD)
 
+# --- the same crowd, with an eye on what threads do to each other -----------------------
+$(B)/tsan/dormoused: $(B)/tsan/server/main.o $(call arch,tsan,server lib)
+	$(CC) $(TSAN) -o $@ $^ $(libs_server) -lz
+.PHONY: race
+race: $(B)/tsan/dormoused $(B)/dormouse-agent
+	@DORMOUSED=$(CURDIR)/$(B)/tsan/dormoused tests/run tap race tests/load/race
+
 # --- the guest's side of agent sessions ------------------------------------------
 .PHONY: wrapper
 wrapper:
@@ -297,7 +307,7 @@ demo:
 	@tests/demo/run
 # In this order: what is quick and close to the cause first.
 test:
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-12} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api load wrapper lab vm sdk
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-12} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api load race wrapper lab vm sdk
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)
