@@ -147,7 +147,7 @@ struct ram_image_writer {
 /**
  * ram_image_writer_open() - Create the file and everything that writing needs
  * @path:	Must not exist
- * @parent:	May be NULL; of the same size
+ * @parent:	May be NULL; of more or less RAM, too
  * @id:		Set to the new image's id
  *
  * Return: 0 or -errno; then nothing is to be released and there is no file

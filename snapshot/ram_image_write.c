@@ -44,9 +44,6 @@ static int check_config(const struct ram_image_writer *w, struct err *e)
 	if (!w->ram_bytes || w->ram_bytes % RAM_IMAGE_CHUNK || w->ram_bytes > RAM_IMAGE_MAX)
 		return err_set(e, -EINVAL, "memory image %s: %llu bytes of RAM are not possible",
 			       w->path, (unsigned long long)w->ram_bytes);
-	if (w->parent && w->parent->ram_bytes != w->ram_bytes)
-		return err_set(e, -EINVAL, "memory image %s: its parent is of %llu MiB of RAM",
-			       w->path, (unsigned long long)w->parent->ram_bytes >> 20);
 	return 0;
 }
 
@@ -145,24 +142,32 @@ static int punch(struct ram_image_writer *w, uint64_t offset, uint64_t len)
 		   : 0;
 }
 
+/* How much of RAM the parent has, too: a guest may have been given more since, or less. */
+static uint64_t common_bytes(const struct ram_image_writer *w)
+{
+	return w->parent->ram_bytes < w->ram_bytes ? w->parent->ram_bytes : w->ram_bytes;
+}
+
 /* Give the file its size, and the parent's blocks where they can be shared. */
 static int begin(struct ram_image_writer *w)
 {
-	struct file_clone_range all = {.src_length = w->ram_bytes};
+	struct file_clone_range all = {0};
 
+	if (w->parent)
+		all.src_length = common_bytes(w);
 	if (w->parent) {
 		all.src_fd = w->parent->fd;
 		/* Not the trailer: this file is no image before it has its own. */
 		w->cloned = ioctl(w->fd, FICLONERANGE, &all) == 0;
 	}
 	if (w->parent && w->compare_own) {
-		void *p = mmap(NULL, w->ram_bytes, PROT_READ, MAP_PRIVATE, w->parent->fd, 0);
+		void *p = mmap(NULL, common_bytes(w), PROT_READ, MAP_PRIVATE, w->parent->fd, 0);
 
 		if (p == MAP_FAILED)
 			return -errno;
 		w->compare = p;
 	}
-	return w->cloned || ftruncate(w->fd, (off_t)w->ram_bytes) == 0 ? 0 : -errno;
+	return ftruncate(w->fd, (off_t)w->ram_bytes) == 0 ? 0 : -errno;
 }
 
 /*
@@ -181,7 +186,7 @@ static uint16_t settle(const struct ram_image_writer *w, const uint8_t *ram, uin
 
 		if (kinds[i] == RAM_PAGE_ZERO)
 			continue;
-		if (kinds[i] == RAM_PAGE_OWN && w->compare &&
+		if (kinds[i] == RAM_PAGE_OWN && w->compare && offset < w->parent->ram_bytes &&
 		    !memcmp(page, w->compare + offset + i * RAM_IMAGE_PAGE, RAM_IMAGE_PAGE))
 			kinds[i] = RAM_PAGE_SAME;
 		if (!ram_image_is_zero(page, RAM_IMAGE_PAGE))
@@ -237,7 +242,8 @@ static bool all_are(const uint8_t *kinds, uint8_t kind)
 
 static int write_chunk(struct ram_image_writer *w, const uint8_t *ram, size_t i)
 {
-	const struct ram_image_chunk *old = w->parent ? ram_image_chunks(w->parent) + i : NULL;
+	const bool has_old = w->parent && i < ram_image_chunks_n(w->parent->ram_bytes);
+	const struct ram_image_chunk *old = has_old ? ram_image_chunks(w->parent) + i : NULL;
 	uint64_t offset = (uint64_t)i * RAM_IMAGE_CHUNK;
 	uint8_t kinds[RAM_IMAGE_PAGES];
 	bool same;
@@ -247,6 +253,10 @@ static int write_chunk(struct ram_image_writer *w, const uint8_t *ram, size_t i)
 	rc = w->classify ? w->classify(w->opaque, i * RAM_IMAGE_PAGES, RAM_IMAGE_PAGES, kinds) : 0;
 	if (rc)
 		return rc;
+	/* Where the parent has nothing, what nobody has touched is zero. */
+	for (size_t k = 0; !old && k < RAM_IMAGE_PAGES; k++)
+		if (kinds[k] == RAM_PAGE_SAME)
+			kinds[k] = RAM_PAGE_ZERO;
 	same = old && all_are(kinds, RAM_PAGE_SAME);
 	/* Its checksum too: if the parent is damaged, so is this, and it shows. */
 	if (same)

@@ -270,8 +270,11 @@ int ram_pager_need(struct ram_pager *p, const void *at, uint64_t len_bytes)
 	uint64_t offset = (uint64_t)((const uint8_t *)at - p->ram);
 	uint32_t last;
 
-	if (!len_bytes)
+	/* Memory that was added since is behind it, and there. */
+	if (!len_bytes || offset >= p->image.ram_bytes)
 		return 0;
+	if (len_bytes > p->image.ram_bytes - offset)
+		len_bytes = p->image.ram_bytes - offset;
 	last = (uint32_t)((offset + len_bytes - 1) / p->image.chunk_bytes);
 	for (uint32_t i = (uint32_t)(offset / p->image.chunk_bytes); i <= last; i++) {
 		int rc = need_chunk(p, i, true);

@@ -93,6 +93,16 @@ static void write_image(const char *p, const struct ram_image *parent)
 	cr_assert_eq(write_with(&w, true), 0);
 }
 
+static void write_image_of(const char *p, uint64_t bytes)
+{
+	struct ram_image_writer w;
+	uint8_t id[RAM_IMAGE_ID_BYTES];
+	struct err e;
+
+	cr_assert_eq(ram_image_writer_open(&w, p, bytes, NULL, id, &e), 0, "%s", e.msg);
+	cr_assert_eq(write_with(&w, true), 0);
+}
+
 static struct ram_image opened(const char *p)
 {
 	struct ram_image img;
@@ -288,18 +298,60 @@ Test(ram_image, damage_of_the_parent_shows_in_the_child)
 	ram_image_close(&parent);
 }
 
-Test(ram_image, a_parent_of_another_size_is_refused)
+/* Of RAM that is larger than the parent's nobody has touched what is behind it. */
+static int all_same(void *opaque, uint64_t first, unsigned int n, uint8_t *kinds)
+{
+	(void)opaque;
+	(void)first;
+	memset(kinds, RAM_PAGE_SAME, n);
+	return 0;
+}
+
+/* A child of @bytes of RAM, as its parent or as the same pages by comparison. */
+static void child_of_size(const struct ram_image *parent, uint64_t bytes, bool compare)
 {
 	struct ram_image_writer w;
 	uint8_t id[RAM_IMAGE_ID_BYTES];
-	struct ram_image parent;
+	struct ram_image img;
 	struct err e;
 
+	cr_assert_eq(ram_image_writer_open(&w, second, bytes, parent, id, &e), 0, "%s", e.msg);
+	w.compare_own = compare;
+	w.classify = compare ? NULL : all_same;
+	cr_assert_eq(write_with(&w, true), 0);
+	cr_assert_eq(ram_image_open(&img, second, bytes, &e), 0, "%s", e.msg);
+	cr_expect_eq(ram_image_verify(&img, &e), 0, "%s", e.msg);
+	for (uint64_t at = 0; at < bytes; at += RAM_IMAGE_PAGE) {
+		uint8_t page[RAM_IMAGE_PAGE];
+
+		cr_assert_eq(pread(img.fd, page, sizeof(page), (off_t)at), (ssize_t)sizeof(page));
+		cr_assert_arr_eq(page, ram + at, sizeof(page), "page at %#llx",
+				 (unsigned long long)at);
+	}
+	ram_image_close(&img);
+	cr_assert_eq(unlink(second), 0);
+}
+
+Test(ram_image, a_parent_may_have_less_ram_or_more)
+{
+	struct ram_image less, more;
+	struct err e;
+
+	some_content();
 	write_image(path, NULL);
-	parent = opened(path);
-	cr_expect_eq(ram_image_writer_open(&w, second, 2 * RAM_BYTES, &parent, id, &e), -EINVAL);
-	cr_expect_neq(access(second, F_OK), 0);
-	ram_image_close(&parent);
+	more = opened(path);
+	child_of_size(&more, RAM_BYTES - 2 * RAM_IMAGE_CHUNK, true);
+	child_of_size(&more, RAM_BYTES - RAM_IMAGE_CHUNK, false);
+	ram_image_close(&more);
+	/* The last chunk is not in the smaller parent: zero, as nobody has touched it. */
+	memset(ram + RAM_BYTES - RAM_IMAGE_CHUNK, 0, RAM_IMAGE_CHUNK);
+	cr_assert_eq(unlink(path), 0);
+	write_image_of(path, RAM_BYTES - RAM_IMAGE_CHUNK);
+	cr_assert_eq(ram_image_open(&less, path, 0, &e), 0, "%s", e.msg);
+	child_of_size(&less, RAM_BYTES, false);
+	fill(CHUNKS * PAGES - 1, 3);
+	child_of_size(&less, RAM_BYTES, true);
+	ram_image_close(&less);
 }
 
 /* A file system that shares blocks, in a file, in a mount namespace of this test. */
