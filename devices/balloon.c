@@ -6,7 +6,9 @@
  *
  * Free page reporting is what matters: the guest tells of free pages by itself,
  * and we drop them from the host. The classic balloon (inflate, deflate, a target
- * in config space) is there for a host that wants memory back now. Statistics and
+ * in config space) makes a guest smaller than it was booted. It is not deflated when
+ * the guest is out of memory: it is the guest's size, and the guest shows it as such. Older
+ * versions offered that, and drivers that were saved with them still do it. Statistics and
  * free page hints are not offered: each queue costs exits at boot.
  *
  * The queue of free page reporting is number 2 here: queues that are not
@@ -38,7 +40,8 @@ static int balloon_init(struct device *d, const struct device_config *c, struct 
 	struct balloon_config config = {.num_pages = c->balloon.target_pages};
 
 	(void)e;
-	d->features |= F_DEFLATE_ON_OOM | F_REPORTING;
+	d->features |= F_REPORTING;
+	d->features_once |= F_DEFLATE_ON_OOM;
 	device_config_init(d, &config, sizeof(config));
 	d->config_writable_from = offsetof(struct balloon_config, actual);
 	d->config_writable_to = sizeof(config);
@@ -141,7 +144,12 @@ static void balloon_notify(struct device *d, unsigned int queue)
 
 void device_balloon_set_target(struct device *d, uint32_t pages)
 {
-	device_config_update(d, offsetof(struct balloon_config, num_pages), &pages, sizeof(pages));
+	struct balloon_config config;
+
+	device_config_get(d, 0, &config, sizeof(config));
+	if (config.num_pages != pages)
+		device_config_update(d, offsetof(struct balloon_config, num_pages), &pages,
+				     sizeof(pages));
 }
 
 uint32_t device_balloon_actual(const struct device *d)

@@ -46,10 +46,16 @@
 #define DEVICE_MMIO_BYTES  0x1000u
 #define DEVICE_MMIO_NOTIFY 0x50u /* QueueNotify */
 #define DEVICE_MMIO_ACK	   0x64u /* InterruptACK */
-#define DEVICES_MAX	   8
+#define DEVICES_MAX	   10
 
-/* The order of a standard machine's devices on the bus. */
-enum device_kind { DEVICE_BLK, DEVICE_VSOCK, DEVICE_RNG, DEVICE_BALLOON, DEVICE_KINDS };
+#define DEVICE_MEM_BLOCK     (2ull << 20)  /* what is plugged and unplugged at a time */
+#define DEVICE_MEM_MAX_BYTES (64ull << 30) /* of a region */
+
+/*
+ * The order of a standard machine's devices on the bus. Kinds that came later come last: a state
+ * that was saved without them is restored into a machine that has them.
+ */
+enum device_kind { DEVICE_BLK, DEVICE_VSOCK, DEVICE_RNG, DEVICE_BALLOON, DEVICE_MEM, DEVICE_KINDS };
 
 struct device_config {
 	enum device_kind kind;
@@ -81,6 +87,13 @@ struct device_config {
 		struct {
 			uint32_t target_pages; /* of 4 KiB, to be given up at start */
 		} balloon;
+		struct {
+			/* Its region, of which nothing is memory yet: multiples of a block. */
+			uint64_t gpa, region_bytes;
+			/* Called when the guest has plugged or unplugged; or NULL. */
+			void (*changed)(void *opaque);
+			void *opaque; /* borrowed */
+		} mem;
 	};
 };
 
@@ -138,9 +151,10 @@ void devices_quiesce(struct devices *ds);
  * devices_state() - Save or restore the state of all devices, without the disks' content
  *
  * No vCPU may run. To save, devices_quiesce() comes first, under the same lock: a device with
- * requests in flight is refused. To restore, the devices must have been made from the same list;
- * they are reset first, and after a failure again. What is restored is checked like a guest's
- * input. Connections of vsock are not part of the state: see devices_post_restore().
+ * requests in flight is refused. To restore, the devices must have been made from the same list, or
+ * from one with newer kinds behind it; they are reset first, and after a failure again. What is
+ * restored is checked like a guest's input. Connections of vsock are not part of the state: see
+ * devices_post_restore().
  *
  * Return: 0, or the failure of @io
  */
@@ -171,6 +185,8 @@ int device_irq_fd(struct device *d);
 unsigned int device_queue_count(const struct device *d);
 const char *device_name(const struct device *d);
 const struct device_stats *device_stats(const struct device *d);
+/* DRIVER_OK and not broken: queues may be worked on. */
+bool device_active(const struct device *d);
 
 /**
  * device_set_disk() - Give a block device its disk, in place of the one it had
@@ -209,5 +225,16 @@ void device_mmio_write(struct device *d, uint64_t offset, const void *data, unsi
 void device_balloon_set_target(struct device *d, uint32_t pages);
 /* What the guest says it has given up, in pages of 4 KiB. */
 uint32_t device_balloon_actual(const struct device *d);
+
+struct device_mem_info {
+	uint64_t region_bytes, usable_bytes, requested_bytes, plugged_bytes;
+	bool has_driver; /* the guest's driver works */
+};
+
+/* That much of the region, from its start, is memory: there before the call. Whole blocks. */
+void device_mem_set_usable(struct device *d, uint64_t bytes);
+/* The guest is to have plugged that much, at most what is usable. Whole blocks. */
+void device_mem_request(struct device *d, uint64_t bytes);
+void device_mem_get(const struct device *d, struct device_mem_info *out);
 
 #endif

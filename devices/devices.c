@@ -153,6 +153,8 @@ void devices_reset(struct devices *ds)
 
 		d->ops->reset(d);
 		virtio_mmio_reset(d);
+		if (d->ops->power_on)
+			d->ops->power_on(d);
 		/* An edge that nobody consumed yet belongs to the old life. */
 		if (read(d->irq_fd, &edge, sizeof(edge)) < 0)
 			continue;
@@ -179,15 +181,30 @@ static void device_state(struct device *d, uint32_t i, struct state_io *io)
 	}
 }
 
+/* Devices that are newer than the saved machine are behind those that it had. */
+static void count_state(const struct devices *ds, uint64_t *n, struct state_io *io)
+{
+	uint64_t least = ds->n;
+
+	while (least && ds->dev[least - 1].ops->may_be_unsaved)
+		least--;
+	state_u64(io, n);
+	if (state_ok(io) && (*n > ds->n || *n < least))
+		state_fail(io, -EINVAL, "devices: %llu in the saved state, %u here",
+			   (unsigned long long)*n, ds->n);
+}
+
 int devices_state(struct devices *ds, struct state_io *io)
 {
+	uint64_t n = ds->n;
+
 	if (state_restoring(io))
 		devices_reset(ds);
 	if (state_begin(io, TAG_DEVICES, 0, 1, STATE_MANDATORY)) {
-		state_expect(io, ds->n, "devices");
+		count_state(ds, &n, io);
 		state_end(io);
 	}
-	for (unsigned int i = 0; i < ds->n && state_ok(io); i++)
+	for (unsigned int i = 0; i < n && state_ok(io); i++)
 		device_state(&ds->dev[i], i, io);
 	if (state_restoring(io) && !state_ok(io))
 		devices_reset(ds);

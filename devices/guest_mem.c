@@ -8,18 +8,60 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+static bool overlaps(const struct guest_mem *m, const struct guest_region *but, uint64_t gpa,
+		     uint64_t end)
+{
+	for (unsigned int i = 0; i < m->n; i++) {
+		const struct guest_region *r = &m->regions[i];
+
+		if (r != but && gpa < r->gpa + r->len_bytes && r->gpa < end)
+			return true;
+	}
+	return false;
+}
+
+int guest_mem_set(struct guest_mem *m, uint64_t gpa, void *hva, uint64_t len_bytes)
+{
+	struct guest_region *r = m->regions;
+	uint64_t end;
+
+	while (r < m->regions + m->n && r->gpa != gpa)
+		r++;
+	if (r == m->regions + m->n)
+		return len_bytes ? guest_mem_add(m, gpa, hva, len_bytes) : 0;
+	if (__builtin_add_overflow(gpa, len_bytes, &end))
+		return -EINVAL;
+	if (overlaps(m, r, gpa, end))
+		return -EEXIST;
+	*r = len_bytes ? (struct guest_region){gpa, len_bytes, hva} : m->regions[--m->n];
+	return 0;
+}
+
+void guest_mem_note_drops(struct guest_mem *m, uint8_t *map, const void *base)
+{
+	m->dropped = map;
+	m->dropped_base = base;
+}
+
+static void note_drop(const struct guest_mem *m, const uint8_t *p, uint64_t len, uint64_t page)
+{
+	uint64_t first;
+
+	if (!m->dropped)
+		return;
+	first = (uint64_t)(p - m->dropped_base) / page;
+	for (uint64_t i = first; i < first + len / page; i++)
+		m->dropped[i / 8] |= (uint8_t)(1u << i % 8);
+}
+
 int guest_mem_add(struct guest_mem *m, uint64_t gpa, void *hva, uint64_t len_bytes)
 {
 	uint64_t end;
 
 	if (!len_bytes || __builtin_add_overflow(gpa, len_bytes, &end))
 		return -EINVAL;
-	for (unsigned int i = 0; i < m->n; i++) {
-		const struct guest_region *r = &m->regions[i];
-
-		if (gpa < r->gpa + r->len_bytes && r->gpa < end)
-			return -EEXIST;
-	}
+	if (overlaps(m, NULL, gpa, end))
+		return -EEXIST;
 	if (m->n == GUEST_MEM_MAX_REGIONS)
 		return -ENOSPC;
 	m->regions[m->n++] = (struct guest_region){gpa, len_bytes, hva};
@@ -188,6 +230,7 @@ int guest_mem_discard(const struct guest_mem *m, uint64_t gpa, uint64_t len_byte
 		/* MADV_REMOVE is for shared mappings, and refuses private ones. */
 		if (madvise(p, n, MADV_REMOVE) < 0 && madvise(p, n, MADV_DONTNEED) < 0)
 			return -errno;
+		note_drop(m, p, n, page);
 		gpa += n;
 		len_bytes -= n;
 	}

@@ -11,8 +11,9 @@
  * Whatever is validated is copied first and validated on the copy, as another
  * vCPU may change the original at any time.
  *
- * The table is filled before the first vCPU runs and does not change while one
- * does; all functions may then be called from any thread.
+ * The table is filled before the first vCPU runs; all functions may then be called
+ * from any thread. What guest_mem_set() changes later it changes under the device lock, which
+ * those who look at the table hold.
  */
 #ifndef DEVICES_GUEST_MEM_H
 #define DEVICES_GUEST_MEM_H
@@ -34,6 +35,8 @@ struct guest_mem {
 	unsigned int n;
 	int (*load)(void *opaque, const void *at, uint64_t len_bytes);
 	void *load_opaque; /* borrowed */
+	uint8_t *dropped;  /* borrowed; see guest_mem_note_drops() */
+	const uint8_t *dropped_base;
 };
 
 /**
@@ -45,6 +48,23 @@ struct guest_mem {
  *	   -ENOSPC if the table is full
  */
 int guest_mem_add(struct guest_mem *m, uint64_t gpa, void *hva, uint64_t len_bytes);
+
+/**
+ * guest_mem_set() - Make the region at @gpa as long as @len_bytes; 0: there is none
+ * @hva:	Where it is, also if it is there already
+ *
+ * Under the device lock. Return: as guest_mem_add()
+ */
+int guest_mem_set(struct guest_mem *m, uint64_t gpa, void *hva, uint64_t len_bytes);
+
+/**
+ * guest_mem_note_drops() - Note what guest_mem_discard() drops
+ * @map:	A bit for each page of all regions, from @base on; it is set. Borrowed; NULL: do not
+ *
+ * Until the guest writes to such a page, its content is nobody's: a private mapping of a file shows
+ * the file's there again.
+ */
+void guest_mem_note_drops(struct guest_mem *m, uint8_t *map, const void *base);
 
 /**
  * guest_mem_set_loader() - RAM is being loaded while the guest runs
@@ -92,7 +112,7 @@ int guest_mem_load16(const struct guest_mem *m, uint64_t gpa, uint16_t *value);
 int guest_mem_store16(const struct guest_mem *m, uint64_t gpa, uint16_t value);
 
 /**
- * guest_mem_discard() - Give whole pages back to the host; they read as zero after
+ * guest_mem_discard() - Give whole pages back to the host; anonymous ones read as zero after
  *
  * Works on private anonymous and on shared mappings: private pages are dropped,
  * those of a shared mapping are removed from the file behind it.

@@ -39,6 +39,8 @@ struct device_ops {
 	/* Back to the state after init; waits for own I/O in flight. Queues are still as they were.
 	 */
 	void (*reset)(struct device *d);
+	/* The machine is at power-on, not just the device; after reset(). May be NULL. */
+	void (*power_on)(struct device *d);
 	/* The driver put something into queue @q, or may have. Only called while active. */
 	void (*queue_notify)(struct device *d, unsigned int q);
 	/* The driver wrote config space, whose bytes are changed already. May be NULL. */
@@ -53,11 +55,13 @@ struct device_ops {
 	/* The guest is about to go on with a restored state, in which the device is active. */
 	void (*post_restore)(struct device *d);
 	uint16_t state_version; /* of what state() saves; it must know older ones */
+	/* States of machines that were saved before there was this kind: it is at power-on. */
+	bool may_be_unsaved;
 	/* Also after a failed init, with what that left. */
 	void (*fini)(struct device *d);
 };
 
-extern const struct device_ops blk_ops, vsock_ops, rng_ops, balloon_ops;
+extern const struct device_ops blk_ops, vsock_ops, rng_ops, balloon_ops, mem_ops;
 
 /* Every device, by kind: table.c. */
 extern const struct device_ops *const device_table[DEVICE_KINDS];
@@ -81,6 +85,7 @@ struct device {
 	struct device_stats stats;
 
 	uint64_t features;	  /* offered; set by init */
+	uint64_t features_once;	  /* offered by older versions: a saved driver may have them */
 	uint64_t driver_features; /* accepted by the driver */
 	uint32_t device_sel, driver_sel, queue_sel;
 	uint32_t status;
@@ -91,8 +96,6 @@ struct device {
 	void *priv; /* owned by the device: its ops make and free it */
 };
 
-/* DRIVER_OK and not broken: queues may be worked on. */
-bool device_active(const struct device *d);
 static inline bool device_has(const struct device *d, uint64_t feature)
 {
 	return d->driver_features & feature;

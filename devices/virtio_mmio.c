@@ -239,6 +239,7 @@ static bool status_possible(const struct device *d)
 void virtio_mmio_state(struct device *d, struct state_io *io)
 {
 	uint32_t int_status = reg_get(d, REG_INT_STATUS);
+	uint64_t offered = d->features | d->features_once;
 
 	state_expect(io, d->ops->virtio_id, "kind of the device");
 	state_expect(io, d->ops->n_queues, "queues of the device");
@@ -252,9 +253,9 @@ void virtio_mmio_state(struct device *d, struct state_io *io)
 	if (!state_ok(io))
 		return;
 	/* Until FEATURES_OK a driver may write any. */
-	if ((d->status & VIRTIO_STATUS_FEATURES_OK) && (d->driver_features & ~d->features))
+	if ((d->status & VIRTIO_STATUS_FEATURES_OK) && (d->driver_features & ~offered))
 		state_fail(io, -ENOTSUP, "the driver uses features %#llx, which are not offered",
-			   (unsigned long long)(d->driver_features & ~d->features));
+			   (unsigned long long)(d->driver_features & ~offered));
 	if (!status_possible(d) || int_status & ~(VIRTIO_INT_USED | VIRTIO_INT_CONFIG))
 		state_fail(io, -EINVAL, "impossible status %#x, interrupt status %#x", d->status,
 			   int_status);

@@ -30,16 +30,24 @@ void ioapic_reset(struct ioapic *a)
 
 void ioapic_state(struct ioapic *a, struct state_io *io)
 {
+	uint64_t pins = a->pins;
 	bool possible;
 
 	if (!state_begin(io, STATE_TAG('I', 'O', 'A', 'P'), 0, 1, STATE_MANDATORY))
 		return;
-	state_expect(io, a->pins, "interrupt pins");
+	/* Devices that are newer than the saved machine have the last pins, masked. */
+	state_u64(io, &pins);
+	if (state_ok(io) && (!pins || pins > a->pins))
+		state_fail(io, -EINVAL, "interrupt pins: %llu in the saved state, %u here",
+			   (unsigned long long)pins, a->pins);
 	state_u32(io, &a->select);
 	state_u32(io, &a->id);
 	possible = a->select <= 0xff && !(a->id & ~ID_BITS);
 	for (unsigned int i = 0; i < a->pins && state_ok(io); i++) {
-		state_u64(io, &a->entries[i]);
+		if (i < pins)
+			state_u64(io, &a->entries[i]);
+		else
+			a->entries[i] = ENTRY_MASKED;
 		possible = possible && !(a->entries[i] & ENTRY_READONLY);
 	}
 	if (state_restoring(io) && !possible)

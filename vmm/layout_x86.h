@@ -7,6 +7,7 @@
  *   0x00100000  RAM up to 3 GiB; the kernel is loaded where its ELF file says
  *   0xc0000000  hole: devices at 0xd0000000, local APIC at 0xfee00000
  *   0x100000000 the RAM that did not fit below 3 GiB
+ *   behind it, from a multiple of 1 GiB on: memory that the guest is given later (virtio-mem)
  */
 #ifndef VMM_LAYOUT_X86_H
 #define VMM_LAYOUT_X86_H
@@ -23,6 +24,7 @@
 #define LAYOUT_HIGH_START    0x100000u
 #define LAYOUT_HOLE_START    0xc0000000ull
 #define LAYOUT_HOLE_END	     0x100000000ull
+#define LAYOUT_MORE_ALIGN    0x40000000ull
 
 #define LAYOUT_VIRTIO	      0xd0000000u /* one page per device, DEVICES_MAX of them */
 #define LAYOUT_PLATFORM	      0xd0010000u /* pages that the guest can read without an exit: */
@@ -44,7 +46,7 @@
  */
 #define LAYOUT_IRQ_VMGENID  0u
 #define LAYOUT_IRQ_VIRTIO   1u /* first device; one pin each */
-#define LAYOUT_IRQ_PINS_MAX (LAYOUT_IRQ_VIRTIO + 8u)
+#define LAYOUT_IRQ_PINS_MAX (LAYOUT_IRQ_VIRTIO + 10u)
 
 #define LAYOUT_SERIAL_PORT 0x3f8u
 

@@ -44,6 +44,8 @@ static void restore(struct fuzz *f, struct reader *r)
 	if (state_finish(&built, NULL) < 0 ||
 	    state_restore_init(&in, built.data, built.len, NULL) < 0)
 		abort();
+	if (f->d->kind == DEVICE_MEM)
+		device_mem_set_usable(f->d, 10 * DEVICE_MEM_BLOCK);
 	devices_state(f->ds, &in);
 	if (state_finish(&in, NULL) == 0) {
 		state_save_init(&saved);
@@ -79,6 +81,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (c.kind == DEVICE_BLK) {
 		fake_disk_init(&disk);
 		c.blk.disk = &disk.disk;
+	} else if (c.kind == DEVICE_MEM) {
+		c.mem.gpa = 1ull << 32;
+		c.mem.region_bytes = 64 * DEVICE_MEM_BLOCK;
 	} else if (c.kind == DEVICE_VSOCK) {
 		c.vsock.guest_cid = 3;
 		c.vsock.uds_path = uds;

@@ -173,3 +173,38 @@ Test(guest_mem, every_access_is_loaded_first)
 	cr_assert_eq(guest_mem_read(&m, 0x1fff, buf, 2), 0);
 	cr_assert_eq(calls, 8);
 }
+
+Test(guest_mem, a_region_grows_and_shrinks)
+{
+	static _Alignas(4096) uint8_t pages[4 * 4096];
+	struct guest_mem m = {0};
+	uint8_t b;
+
+	cr_assert_eq(guest_mem_add(&m, 0, pages, 4096), 0);
+	cr_expect_eq(guest_mem_set(&m, 0x10000, pages + 4096, 0), 0, "there is none, as wanted");
+	cr_expect_eq(guest_mem_set(&m, 0x10000, pages + 4096, 4096), 0);
+	cr_expect_eq(guest_mem_read(&m, 0x11000, &b, 1), -EFAULT);
+	cr_expect_eq(guest_mem_set(&m, 0x10000, pages + 4096, 3 * 4096), 0);
+	cr_expect_eq(guest_mem_read(&m, 0x12fff, &b, 1), 0);
+	cr_expect_eq(guest_mem_set(&m, 0, pages, 0x10001), -EEXIST);
+	cr_expect_eq(guest_mem_set(&m, 0x10000, pages, ~0ull), -EINVAL);
+	cr_expect_eq(guest_mem_total(&m), 4 * 4096);
+	cr_expect_eq(guest_mem_set(&m, 0x10000, pages + 4096, 0), 0);
+	cr_expect_eq(guest_mem_read(&m, 0x10000, &b, 1), -EFAULT);
+	cr_expect_eq(m.n, 1);
+}
+
+Test(guest_mem, drops_are_noted)
+{
+	static _Alignas(4096) uint8_t pages[16 * 4096];
+	struct guest_mem m = {0};
+	uint8_t map[2] = {0};
+
+	cr_assert_eq(guest_mem_add(&m, 0x100000, pages, sizeof(pages)), 0);
+	guest_mem_note_drops(&m, map, pages);
+	cr_expect_eq(guest_mem_discard(&m, 0x101000, 0x2000), 0);
+	cr_expect_eq(guest_mem_discard(&m, 0x107000, 0x2000), 0);
+	cr_expect_eq(guest_mem_discard(&m, 0x10a800, 0x1000), -EINVAL);
+	cr_expect_eq(map[0], 0x86);
+	cr_expect_eq(map[1], 0x01);
+}
