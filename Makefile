@@ -202,7 +202,7 @@ $(B)/test/kvm-state: $(B)/obj/tests/kvm/state/main.o $(B)/obj/tests/kvm/harness.
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
 # Machines that are saved and go on: time travel, cold memory images, timers.
-SAVED_TESTS := $(addprefix $(B)/test/kvm-,travel cold time)
+SAVED_TESTS := $(addprefix $(B)/test/kvm-,travel cold time size)
 $(SAVED_TESTS): $(B)/test/kvm-%: $(B)/obj/tests/kvm/%/main.o \
 		$(B)/obj/tests/kvm/dirty/dirty.o $(B)/obj/tests/kvm/harness.o \
 		$(call arch,obj,snapshot devices lib)

@@ -86,7 +86,7 @@ static int find_parent(struct checkpoint *c, const char *path, const struct ram_
 	c->knows_parent = *out;
 	if (!path)
 		return 0;
-	rc = ram_image_open(&c->parent, path, vm->ram_bytes, e);
+	rc = ram_image_open(&c->parent, path, 0, e);
 	if (rc)
 		return err_wrap(e, rc, "parent");
 	*out = &c->parent;

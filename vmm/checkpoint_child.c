@@ -34,7 +34,15 @@ static int read_pagemap(struct checkpoint *c, uint64_t first, unsigned int n)
 	return got == (ssize_t)want ? 0 : got < 0 ? -errno : -EIO;
 }
 
-/* RAM is a private mapping of the parent: pages that the guest wrote are anonymous. */
+static bool is_dropped(const struct vm *vm, uint64_t page)
+{
+	return vm->dropped[page / 8] >> page % 8 & 1;
+}
+
+/*
+ * RAM is a private mapping of the parent: pages that the guest wrote are anonymous. What it has
+ * given back and not written since is nobody's, whatever the parent has there.
+ */
 static int changed_pages(void *opaque, uint64_t first, unsigned int n, uint8_t *kinds)
 {
 	struct checkpoint *c = opaque;
@@ -44,7 +52,9 @@ static int changed_pages(void *opaque, uint64_t first, unsigned int n, uint8_t *
 		uint64_t p = c->pagemap[i];
 		bool own = (p & PM_SWAPPED) || ((p & PM_PRESENT) && !(p & PM_FILE));
 
-		kinds[i] = own ? RAM_PAGE_OWN : RAM_PAGE_SAME;
+		kinds[i] = own				  ? RAM_PAGE_OWN
+			   : is_dropped(c->vm, first + i) ? RAM_PAGE_ZERO
+							  : RAM_PAGE_SAME;
 	}
 	return rc;
 }

@@ -39,7 +39,7 @@ static struct memory_use memory_use(const struct vm *vm)
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
 			/* With what a rollback has left there. */
-			in_ram = vm->ram && start >= ram && end <= ram + 2 * vm->ram_bytes;
+			in_ram = vm->ram && start >= ram && end <= ram + 2 * VM_MEMORY_SPAN;
 		else if (in_ram && sscanf(line, "Rss: %lu kB", &kib) == 1)
 			use.resident_kib += kib;
 		else if (!in_ram && (sscanf(line, "Private_Clean: %lu kB", &kib) == 1 ||
@@ -48,6 +48,56 @@ static struct memory_use memory_use(const struct vm *vm)
 	}
 	fclose(f);
 	return use;
+}
+
+/* Of /proc/self/pagemap. */
+#define PM_PRESENT (1ull << 63)
+#define PM_SWAPPED (1ull << 62)
+#define PM_FILE	   (1ull << 61)
+#define PM_BATCH   512u /* pages; a multiple of 8 */
+
+static uint64_t count_free(const uint8_t *dropped, const uint64_t *map)
+{
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; i < PM_BATCH; i++) {
+		bool own = (map[i] & PM_SWAPPED) || ((map[i] & PM_PRESENT) && !(map[i] & PM_FILE));
+
+		sum += !own && (dropped[i / 8] >> i % 8 & 1);
+	}
+	return sum;
+}
+
+/* What the guest has given back and not taken again. */
+static uint64_t free_kib(const struct vm *vm)
+{
+	int fd = isolate_open_proc("pagemap");
+	uint64_t sum = 0, map[PM_BATCH];
+
+	/* RAM is a multiple of as many pages. */
+	for (uint64_t i = 0; fd >= 0 && vm->ram && i < vm->ram_bytes / 4096; i += PM_BATCH) {
+		static const uint8_t none[PM_BATCH / 8];
+		uint64_t page = (uintptr_t)vm->ram / 4096 + i;
+
+		if (!memcmp(vm->dropped + i / 8, none, sizeof(none)))
+			continue;
+		if (pread(fd, map, sizeof(map), (off_t)(page * sizeof(map[0]))) != sizeof(map))
+			break;
+		sum += count_free(vm->dropped + i / 8, map);
+	}
+	fd_close(&fd);
+	return sum * 4;
+}
+
+static json_t *size_info(const struct vm *vm)
+{
+	struct vm_size s;
+
+	size_get(vm, &s);
+	return json_pack("{sIsIsIsIsIsIsb}", "base_mib", (json_int_t)s.base_mib, "target_mib",
+			 (json_int_t)s.target_mib, "max_mib", (json_int_t)s.max_mib, "now_mib",
+			 (json_int_t)s.now_mib, "plugged_mib", (json_int_t)s.plugged_mib,
+			 "ballooned_kib", (json_int_t)s.ballooned_kib, "can_grow", s.can_grow);
 }
 
 /* --- exits -------------------------------------------------------------------------------- */
@@ -196,7 +246,8 @@ static int memory_info(const struct vm *vm, json_t *o)
 	rc |= json_object_set_new(o, "process",
 				  json_pack("{sI}", "private_kib", (json_int_t)use.private_kib));
 	rc |= json_object_set_new(o, "guest_memory",
-				  json_pack("{sI}", "resident_kib", (json_int_t)use.resident_kib));
+				  json_pack("{sIsI}", "resident_kib", (json_int_t)use.resident_kib,
+					    "free_kib", (json_int_t)free_kib(vm)));
 	return rc;
 }
 
@@ -212,6 +263,7 @@ int info_fill(struct vm *vm, bool memory, json_t *o)
 	rc |= json_object_set_new(o, "panicked", json_boolean(vm->panicked));
 	rc |= json_object_set_new(o, "exit", exit_info(vm));
 	rc |= json_object_set_new(o, "memory_mib", json_integer((json_int_t)vm->shape.memory_mib));
+	rc |= json_object_set_new(o, "memory", size_info(vm));
 	rc |= json_object_set_new(o, "cpus", json_integer(vm->shape.cpus));
 	rc |= json_object_set_new(o, "boots", json_integer(vm->boots));
 	rc |= json_object_set_new(o, "cmdline", json_string(cmdline));

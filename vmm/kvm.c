@@ -18,7 +18,7 @@
 
 #define KVM_API 12
 
-enum { SLOT_DEVICES = GUEST_MEM_MAX_REGIONS, SLOT_PLATFORM };
+enum { SLOT_DEVICES = GUEST_MEM_MAX_REGIONS, SLOT_PLATFORM, SLOT_MORE };
 
 static int open_checked(struct vm *vm, struct err *e)
 {
@@ -61,6 +61,30 @@ static int set_slot(struct vm *vm, uint32_t slot, uint32_t flags, uint64_t gpa, 
 	return ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, &r) < 0 ? -errno : 0;
 }
 
+/*
+ * Slots cannot grow. So there are ones of 1, 1, 2, 4, ... GiB, and memory behind them as far as the
+ * guest has been given some: who touches what is not there ends his machine.
+ */
+int kvm_more_slots(struct vm *vm, struct err *e)
+{
+	uint64_t want = vm->ram_bytes - vm->base_bytes;
+
+	while (vm->vm_fd >= 0 && vm->more_slots_bytes < want) {
+		uint64_t from = vm->more_slots_bytes, len = from ? from : LAYOUT_MORE_ALIGN;
+		uint8_t *hva = (uint8_t *)vm->ram + vm->base_bytes + from;
+		int rc;
+
+		if (len > vm->more_region - from)
+			len = vm->more_region - from;
+		rc = set_slot(vm, SLOT_MORE + vm->more_slots, 0, vm->more_gpa + from, hva, len);
+		if (rc)
+			return err_sys(e, rc, "giving more memory to the VM");
+		vm->more_slots++;
+		vm->more_slots_bytes += len;
+	}
+	return 0;
+}
+
 static int create_slots(struct vm *vm, struct err *e)
 {
 	uint64_t len_bytes = 0;
@@ -78,9 +102,10 @@ static int create_slots(struct vm *vm, struct err *e)
 	 * which after that has taken three times as long.
 	 */
 	for (unsigned int i = 0; i < vm->mem.n && !rc; i++)
-		rc = set_slot(vm, i, 0, vm->mem.regions[i].gpa, vm->mem.regions[i].hva,
-			      vm->mem.regions[i].len_bytes);
-	return rc ? err_sys(e, rc, "giving memory to the VM") : 0;
+		if (vm->mem.regions[i].gpa != vm->more_gpa)
+			rc = set_slot(vm, i, 0, vm->mem.regions[i].gpa, vm->mem.regions[i].hva,
+				      vm->mem.regions[i].len_bytes);
+	return rc ? err_sys(e, rc, "giving memory to the VM") : kvm_more_slots(vm, e);
 }
 
 static int bind_irq(struct vm *vm, int fd, uint32_t pin)
@@ -198,5 +223,7 @@ void kvm_destroy(struct vm *vm)
 	}
 	vm->vcpus_n = 0;
 	vm->irqs_bound = false;
+	vm->more_slots = 0;
+	vm->more_slots_bytes = 0;
 	fd_close(&vm->vm_fd);
 }

@@ -104,7 +104,7 @@ static int write_guest(struct vm *vm, struct err *e)
 	uint8_t dtb[DTB_BYTES];
 	struct boot_setup s = {
 	    .mem = &vm->mem,
-	    .memory_bytes = vm->ram_bytes,
+	    .memory_bytes = vm->base_bytes,
 	    .cmdline = vm->config.cmdline,
 	    .dtb = dtb,
 	};
@@ -177,6 +177,7 @@ int machine_reset(struct vm *vm, const char *reason, struct err *e)
 	vm->boot_ns = clock_mono_ns();
 	unmake_kvm(vm);
 	devices_reset(vm->devices);
+	size_changed(vm);
 	rc = memory_clear(vm, e);
 	if (!rc)
 		rc = start(vm, e);

@@ -33,6 +33,11 @@ static void on_knock(void *opaque)
 	machine_ready(opaque);
 }
 
+static void on_plugged(void *opaque)
+{
+	size_changed(opaque);
+}
+
 static int create_devices(struct vm *vm, struct err *e)
 {
 	struct devices_env env = {.mem = &vm->mem, .loop = &vm->loop};
@@ -49,6 +54,11 @@ static int create_devices(struct vm *vm, struct err *e)
 	}
 	c[n++].kind = DEVICE_RNG;
 	c[n++].kind = DEVICE_BALLOON;
+	c[n].kind = DEVICE_MEM;
+	c[n].mem.gpa = vm->more_gpa;
+	c[n].mem.region_bytes = vm->more_region;
+	c[n].mem.changed = on_plugged;
+	c[n++].mem.opaque = vm;
 	return devices_create(&vm->devices, &env, c, n, e);
 }
 
@@ -80,7 +90,7 @@ int make_kernel(struct vm *vm, struct err *e)
 		return err_sys(e, -errno, "kernel %s", path);
 	rc = elf_read(vm->kernel_fd, &vm->kernel, e);
 	if (!rc)
-		rc = elf_check_range(&vm->kernel, LAYOUT_HIGH_START, boot_low_bytes(vm->ram_bytes),
+		rc = elf_check_range(&vm->kernel, LAYOUT_HIGH_START, boot_low_bytes(vm->base_bytes),
 				     e);
 	if (!rc)
 		return 0;

@@ -142,6 +142,33 @@ static int op_checkpoint(struct vm *vm, json_t *body, json_t *answer, struct err
 	return rc ? rc : answer_us(answer, "pause_us", pause_us, e);
 }
 
+struct memory_body {
+	int64_t id;
+	const char *op;
+	int64_t target_mib;
+	bool balloon;
+};
+
+static const struct json_field memory_fields[] = {
+    JSON_FIELD(struct memory_body, id, "id", JSON_F_INT),
+    JSON_FIELD(struct memory_body, op, "op", JSON_F_STRING),
+    JSON_FIELD(struct memory_body, target_mib, "target_mib", JSON_F_INT, .flags = JSON_REQUIRED,
+	       .min = VM_MEMORY_MIN_MIB, .max = VM_MEMORY_MAX_MIB),
+    JSON_FIELD(struct memory_body, balloon, "balloon", JSON_F_BOOL),
+};
+
+static int op_memory(struct vm *vm, json_t *body, json_t *answer, struct err *e)
+{
+	struct memory_body b = {0};
+	int rc = json_bind(body, memory_fields, 4, JSON_REFUSE_UNKNOWN, &b, e);
+
+	(void)answer;
+	if (!rc && b.target_mib % VM_MEMORY_STEP_MIB)
+		rc = err_set(e, -EINVAL, "target_mib: %lld is not a multiple of %d",
+			     (long long)b.target_mib, VM_MEMORY_STEP_MIB);
+	return rc ? rc : machine_resize(vm, (uint64_t)b.target_mib, b.balloon, e);
+}
+
 struct info_body {
 	int64_t id;
 	const char *op;
@@ -181,6 +208,7 @@ static const struct op {
     {"pause", op_pause, false},	       {"resume", op_resume, false},
     {"reset", op_reset, false},	       {"shutdown", op_shutdown, false},
     {"info", op_info, true},	       {"metrics", op_metrics, false},
+    {"memory", op_memory, true},
 };
 
 static int dispatch(struct vm *vm, json_t *line, json_t *answer, struct err *e)

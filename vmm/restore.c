@@ -27,6 +27,11 @@ struct opened {
 	struct state_io io;
 };
 
+static uint64_t opened_ram(const struct opened *o)
+{
+	return o->is_cold ? o->cold.ram_bytes : o->ram.ram_bytes;
+}
+
 static void opened_close(struct opened *o)
 {
 	ram_image_close(&o->ram);
@@ -36,7 +41,19 @@ static void opened_close(struct opened *o)
 	o->state = NULL;
 }
 
-static int open_files(struct opened *o, const struct vm_saved *saved, uint64_t ram_bytes,
+/* It may have more than the machine boots with, which it was given later. */
+static int check_ram(const struct opened *o, const struct vm_saved *saved, uint64_t base_mib,
+		     struct err *e)
+{
+	uint64_t mib = opened_ram(o) >> 20;
+
+	if (mib >= base_mib && mib <= VM_MEMORY_MAX_MIB)
+		return 0;
+	return err_set(e, -EINVAL, "memory image %s: of %llu MiB of RAM; here are %llu", saved->ram,
+		       (unsigned long long)mib, (unsigned long long)base_mib);
+}
+
+static int open_files(struct opened *o, const struct vm_saved *saved, uint64_t base_mib,
 		      struct err *e)
 {
 	size_t len;
@@ -47,29 +64,35 @@ static int open_files(struct opened *o, const struct vm_saved *saved, uint64_t r
 	rc = state_restore_init(&o->io, o->state, len, e);
 	if (rc)
 		return err_wrap(e, rc, "state %s", saved->state);
-	if (!saved->cold)
-		return ram_image_open(&o->ram, saved->ram, ram_bytes, e);
-	rc = cold_open(&o->cold, saved->ram, e);
-	if (rc)
-		return rc;
-	o->is_cold = true;
-	if (o->cold.ram_bytes != ram_bytes)
-		return err_set(e, -EINVAL, "memory image %s: of %llu MiB of RAM; here are %llu",
-			       saved->ram, (unsigned long long)o->cold.ram_bytes >> 20,
-			       (unsigned long long)ram_bytes >> 20);
-	return 0;
+	o->is_cold = saved->cold;
+	rc = saved->cold ? cold_open(&o->cold, saved->ram, e)
+			 : ram_image_open(&o->ram, saved->ram, 0, e);
+	return rc ? rc : check_ram(o, saved, base_mib, e);
 }
 
-static int open_saved(struct opened *o, const struct vm_saved *saved, uint64_t ram_bytes,
+static int open_saved(struct opened *o, const struct vm_saved *saved, uint64_t base_mib,
 		      struct err *e)
 {
 	int rc;
 
 	*o = (struct opened){.ram = RAM_IMAGE_CLOSED, .cold.fd = -1, .io.restoring = true};
-	rc = open_files(o, saved, ram_bytes, e);
+	rc = open_files(o, saved, base_mib, e);
 	if (rc)
 		opened_close(o);
 	return rc;
+}
+
+/* What is asked of the device is the saved machine's to say, if it has one. */
+static int fit_memory(struct vm *vm, const struct opened *o, struct err *e)
+{
+	uint64_t ram_bytes = opened_ram(o);
+
+	if (memory_fit(vm, ram_bytes))
+		return err_set(e, -EINVAL, "memory image: of %llu MiB of RAM; at most %llu fit",
+			       (unsigned long long)ram_bytes >> 20,
+			       (unsigned long long)(vm->base_bytes + vm->more_region) >> 20);
+	device_mem_request(devices_find(vm->devices, DEVICE_MEM), 0);
+	return memory_resize(vm, ram_bytes - vm->base_bytes, e);
 }
 
 /* Vcpus that have run take no other CPUID: then they are made anew. */
@@ -80,6 +103,9 @@ static int load(struct vm *vm, struct opened *o, struct err *e)
 	int rc;
 
 	memcpy(id, o->is_cold ? o->cold.image_id : o->ram.id, sizeof(id));
+	rc = fit_memory(vm, o, e);
+	if (rc)
+		return rc;
 	rc = o->is_cold ? loading_start(vm, &o->cold, e) : memory_map_image(vm, &o->ram, e);
 	if (rc)
 		return rc;
@@ -142,7 +168,7 @@ static int restore(struct vm *vm, struct vm_config *c, const struct vm_saved *sa
 {
 	struct vm_shape shape = vm_shape_of(c);
 	struct opened o;
-	int rc = open_saved(&o, saved, c->memory_mib << 20, e);
+	int rc = open_saved(&o, saved, c->memory_mib, e);
 
 	if (rc)
 		return rc;
@@ -244,7 +270,7 @@ static int rollback(struct vm *vm, struct vm_config *c, const struct vm_saved *s
 
 	if (rc)
 		return rc;
-	rc = open_saved(&o, saved, vm->ram_bytes, e);
+	rc = open_saved(&o, saved, vm->shape.memory_mib, e);
 	if (rc)
 		return rc;
 	rc = make_disks(vm, c, false, disks, e);

@@ -10,12 +10,28 @@
 
 static void machine_fields(struct vm *vm, struct state_io *io)
 {
-	if (!state_begin(io, TAG_MACHINE, 0, 1, STATE_MANDATORY))
+	uint64_t target = vm->target_mib;
+	bool rest = vm->balloon_rest;
+
+	if (!state_begin(io, TAG_MACHINE, 0, 2, STATE_MANDATORY))
 		return;
 	state_expect(io, vm->shape.cpus, "CPUs");
 	state_expect(io, vm->shape.memory_mib, "MiB of memory");
 	state_bool(io, &vm->ready);
 	state_bool(io, &vm->panicked);
+	if (state_version(io) >= 2) {
+		state_u64(io, &target);
+		state_bool(io, &rest);
+	} else {
+		target = 0;
+		rest = false;
+	}
+	if (state_ok(io) && target > VM_MEMORY_MAX_MIB)
+		state_fail(io, -EINVAL, "%llu MiB of memory", (unsigned long long)target);
+	if (state_ok(io)) {
+		vm->target_mib = target;
+		vm->balloon_rest = rest;
+	}
 	state_end(io);
 }
 

@@ -62,6 +62,7 @@
 #define VM_MEMORY_MIN_MIB  64
 #define VM_MEMORY_MAX_MIB  65536
 #define VM_MEMORY_STEP_MIB 2
+#define VM_MEMORY_SPAN	   ((uint64_t)VM_MEMORY_MAX_MIB << 20)
 
 struct disk;
 struct control;
@@ -172,11 +173,21 @@ struct vm {
 	struct vm_shape shape;
 	struct vm_ends ends; /* that are there already */
 	struct guest_mem mem;
-	void *ram; /* owned mapping of ram_bytes; NULL when there is none */
-	uint64_t ram_bytes;
+	void *ram;	     /* owned mapping of ram_bytes; NULL when there is none */
+	uint64_t ram_bytes;  /* base_bytes, and what of more_region is memory now */
+	uint64_t base_bytes; /* what the machine boots with */
+	uint64_t more_gpa, more_region;
+	unsigned int more_slots; /* of KVM, for the first more_slots_bytes of the region */
+	uint64_t more_slots_bytes;
+	uint8_t *dropped; /* owned; a bit for each page: guest_mem_note_drops() */
+	/* What the guest is to have; 0: as booted. See size.c. */
+	uint64_t target_mib;
+	bool balloon_rest; /* what cannot be unplugged goes into the balloon */
+
 	bool ram_vacant; /* nothing is mapped there yet, and nothing may touch it */
-	bool ram_aside;	 /* the pages of before a rollback are behind it */
-	bool dropping;	 /* dropper exists: it frees them */
+	bool ram_aside;	 /* the pages of before a rollback are behind it, aside_bytes of them */
+	uint64_t aside_bytes;
+	bool dropping; /* dropper exists: it frees them */
 	pthread_t dropper;
 	struct ram_image image;	 /* that ram is a private mapping of; closed: ram is anonymous */
 	struct loading *loading; /* owned: ram comes out of a cold image now */
@@ -395,6 +406,39 @@ void memory_drop_aside(struct vm *vm);
 void memory_drop_wait(struct vm *vm);
 void memory_destroy(struct vm *vm);
 
+/**
+ * memory_resize() - RAM is @more_bytes longer than what the machine boots with
+ *
+ * What is added reads zero. What is taken away may not be in use: only for machines that are about
+ * to be restored. Return: 0, or -errno: nothing has changed
+ */
+int memory_resize(struct vm *vm, uint64_t more_bytes, struct err *e);
+/* The size that an image of @image_bytes makes RAM have. -EINVAL: it is not of this machine */
+int memory_fit(const struct vm *vm, uint64_t image_bytes);
+
+/* --- size.c: how much memory the guest has ------------------------------------------- */
+
+/**
+ * machine_resize() - The guest is to have @target_mib of memory, with what it was booted with
+ * @rest:	What the guest does not unplug goes into the balloon
+ *
+ * More is plugged, less is unplugged or goes into the balloon: both are done by the guest's
+ * drivers, in their own time; size_get() says how far they are.
+ *
+ * Return: 0; -EINVAL more than the machine can have; -ENOTSUP the guest has no driver for it
+ */
+int machine_resize(struct vm *vm, uint64_t target_mib, bool rest, struct err *e);
+
+struct vm_size {
+	uint64_t base_mib, target_mib, max_mib;
+	uint64_t plugged_mib, ballooned_kib;
+	uint64_t now_mib; /* what the guest has at the moment */
+	bool can_grow;	  /* its driver is there */
+};
+void size_get(const struct vm *vm, struct vm_size *out);
+/* The guest has plugged or unplugged, or boots again. */
+void size_changed(struct vm *vm);
+
 /* --- loading.c: memory out of a cold image ------------------------------------------- */
 
 /**
@@ -426,6 +470,8 @@ int kvm_create(struct vm *vm, struct err *e);
  * KVM's, for as long as all of the vCPUs' state takes. What devices raise until then arrives then.
  */
 int kvm_bind_irqs(struct vm *vm, struct err *e);
+/* Memory slots for what of more_region is memory: also of a VM that runs. */
+int kvm_more_slots(struct vm *vm, struct err *e);
 /* No vCPU thread may exist. Idempotent. */
 void kvm_destroy(struct vm *vm);
 

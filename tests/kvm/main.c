@@ -159,7 +159,7 @@ static void virtio_registers(void)
 	    &m, "virtio",
 	    json_pack("{s[{ss}] s{ss+}}", "disks", "path", disk, "vsock", "path", m.dir, "/vsock"));
 	expect_end(&m, "shutdown", 0);
-	expect_console(&m, "4 devices\n");
+	expect_console(&m, "5 devices\n");
 	machine_cleanup(&m);
 }
 
@@ -409,7 +409,7 @@ static void the_process_is_small(void)
 	check(number(info, "process", "private_kib") <= 2048, "%lld KiB",
 	      (long long)number(info, "process", "private_kib"));
 	check(number(info, "guest_memory", "resident_kib") > 0, "a figure");
-	check(json_array_size(json_object_get(info, "devices")) == 4, "devices");
+	check(json_array_size(json_object_get(info, "devices")) == 5, "devices");
 	check(number(info, NULL, "pid") == m.pid, "pid");
 	info = machine_send_line(&m, "{\"op\":\"info\",\"memory\":false}\n");
 	check(number(info, NULL, "pid") == m.pid, "pid");

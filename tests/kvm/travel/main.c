@@ -405,7 +405,7 @@ static void refusals(void)
 	refused(&m, "restore", body, -EINVAL, "CPUs: 1 in the saved state, 2 here");
 	body = saved(&m, "c");
 	json_object_set_new(body, "vsock", json_pack("{ss}", "path", at("vsock")));
-	refused(&m, "restore", body, -EINVAL, "interrupt pins: 3 in the saved state, 4 here");
+	refused(&m, "restore", body, -EINVAL, "kind of the device: 4 in the saved state, 19 here");
 	refused(&m, "rollback", rollback_body("c"), -EINVAL, "new");
 	refused(&m, "checkpoint", checkpoint_body("x"), -EINVAL, "new");
 	/* After all that it can be restored. */
