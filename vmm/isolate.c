@@ -15,10 +15,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "lib/landlock.h"
 #include "lib/log.h"
+#include "lib/seccomp.h"
 #include "snapshot/rings.h"
-#include "vmm/landlock.h"
-#include "vmm/seccomp.h"
 
 /* --- clean ------------------------------------------------------------------------------- */
 
@@ -172,7 +172,7 @@ static int allow_all(int ruleset, const struct isolate_path *paths, unsigned int
 
 static int confine_files(const struct isolate_path *paths, unsigned int n, struct err *e)
 {
-	int ruleset = landlock_begin(&jail.state.landlock, e), rc;
+	int ruleset = landlock_begin(false, &jail.state.landlock, e), rc;
 
 	if (ruleset == -ENOSYS || ruleset == -EOPNOTSUPP) {
 		log_warn("jail: this kernel has no Landlock: files are not restricted");
@@ -245,7 +245,7 @@ int isolate_run(struct err *e)
 
 	/* If there are fewer, or a machine has more disks, these do without. */
 	rings_reserve(RINGS);
-	seccomp_report_to(log_fd());
+	seccomp_report_to(log_fd(), "vmm");
 	rc = seccomp_enter(&seccomp_process);
 	if (rc == -ENOSYS || rc == -EINVAL) {
 		log_warn("jail: this kernel has no seccomp filters: all system calls are allowed");

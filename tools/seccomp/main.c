@@ -197,7 +197,7 @@ int main(void)
 		parse_line(line);
 	if (!roles_n)
 		fail("nothing is allowed", "no #syscalls");
-	puts("/* Made by tools/seccomp. */\n#include \"vmm/seccomp.h\"\n");
+	puts("/* Made by tools/seccomp. */\n#include \"lib/seccomp.h\"\n");
 	for (unsigned int i = 0; i < roles_n; i++)
 		print_role(&roles[i]);
 	return fflush(stdout) ? 1 : 0;

@@ -26,8 +26,8 @@
 #include <unistd.h>
 
 #include "lib/fd.h"
+#include "lib/seccomp.h"
 #include "snapshot/ram_image.h"
-#include "vmm/seccomp.h"
 
 static char dir[] = "/tmp/dormouse-isolate-XXXXXX";
 

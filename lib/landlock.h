@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Landlock: a process confines itself to some files. Linux 5.13 and newer. */
-#ifndef VMM_LANDLOCK_H
-#define VMM_LANDLOCK_H
+#ifndef LIB_LANDLOCK_H
+#define LIB_LANDLOCK_H
+
+#include <stdbool.h>
 
 #include "lib/err.h"
 
@@ -13,11 +15,12 @@ enum landlock_use {
 
 /**
  * landlock_begin() - Begin a rule set that denies everything this kernel can deny
+ * @tcp_client:	TCP connections to others are left; to be connected to is denied
  * @version:	Set to the version of the kernel's interface, 0 if it has none
  *
  * Return: a descriptor, -ENOSYS or -EOPNOTSUPP if there is no Landlock, or another -errno
  */
-int landlock_begin(unsigned int *version, struct err *e);
+int landlock_begin(bool tcp_client, unsigned int *version, struct err *e);
 
 /* Allow the use of all below @path_fd (O_PATH), as the kernel of @version can. Return: 0 or -errno.
  */

@@ -6,7 +6,7 @@
  * that version on. They are declared here: the kernel headers that we build with may be older than
  * the kernel.
  */
-#include "vmm/landlock.h"
+#include "lib/landlock.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -61,9 +61,10 @@ static uint64_t known_rights(unsigned int version)
 	       (version >= 5 ? FS_IOCTL_DEV : 0);
 }
 
-int landlock_begin(unsigned int *version, struct err *e)
+int landlock_begin(bool tcp_client, unsigned int *version, struct err *e)
 {
 	long rc = syscall(SYS_LANDLOCK_CREATE, NULL, 0, CREATE_VERSION);
+	uint64_t net = NET_BIND_TCP | (tcp_client ? 0 : NET_CONNECT_TCP);
 	struct ruleset all;
 
 	*version = 0;
@@ -72,7 +73,7 @@ int landlock_begin(unsigned int *version, struct err *e)
 	*version = (unsigned int)rc;
 	all = (struct ruleset){
 	    .fs = known_rights(*version),
-	    .net = *version >= 4 ? NET_BIND_TCP | NET_CONNECT_TCP : 0,
+	    .net = *version >= 4 ? net : 0,
 	    .scoped = *version >= 6 ? SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL : 0,
 	};
 	rc = syscall(SYS_LANDLOCK_CREATE, &all, sizeof(all), 0);

@@ -23,7 +23,7 @@
  * Memory that is written and run, other programs, new namespaces, other families of sockets
  * than AF_UNIX, and to connect to anything: not there.
  */
-#include "vmm/seccomp.h"
+#include "lib/seccomp.h"
 
 #include <errno.h>
 #include <linux/seccomp.h>
@@ -33,6 +33,7 @@
 #include <unistd.h>
 
 static int report_fd = 2;
+static const char *report_name = "";
 
 static char *put_number(char *end, unsigned int v)
 {
@@ -45,13 +46,17 @@ static char *put_number(char *end, unsigned int v)
 /* Async-signal-safe: the thread may have been stopped in the log itself. */
 static void denied(int sig, siginfo_t *info, void *context)
 {
-	static const char head[] = "error vmm: jail: denied system call number ";
-	char line[sizeof(head) + 16], digits[16], *at;
-	size_t len = sizeof(head) - 1, n;
+	static const char text[] = ": jail: denied system call number ";
+	char line[128] = "error ", digits[16], *at;
+	size_t len = strlen(line), n;
 
 	(void)sig;
 	(void)context;
-	memcpy(line, head, len);
+	n = strnlen(report_name, 32);
+	memcpy(line + len, report_name, n);
+	len += n;
+	memcpy(line + len, text, sizeof(text) - 1);
+	len += sizeof(text) - 1;
 	at = put_number(digits + sizeof(digits), (unsigned int)info->si_syscall);
 	n = (size_t)(digits + sizeof(digits) - at);
 	memcpy(line + len, at, n);
@@ -61,11 +66,12 @@ static void denied(int sig, siginfo_t *info, void *context)
 		syscall(SYS_exit_group, SECCOMP_EXIT);
 }
 
-void seccomp_report_to(int log_fd)
+void seccomp_report_to(int log_fd, const char *name)
 {
 	struct sigaction sa = {.sa_sigaction = denied, .sa_flags = SA_SIGINFO};
 
 	report_fd = log_fd;
+	report_name = name;
 	sigaction(SIGSYS, &sa, NULL);
 }
 

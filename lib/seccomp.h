@@ -4,14 +4,16 @@
  * that needs them; tools/seccomp makes filters of them when Dormouse is built, and says what can be
  * written there. "#syscalls:child" is for the process that writes a checkpoint.
  */
-#ifndef VMM_SECCOMP_H
-#define VMM_SECCOMP_H
+#ifndef LIB_SECCOMP_H
+#define LIB_SECCOMP_H
 
 #include <linux/filter.h>
 
 #include "lib/err.h"
 
 extern const struct sock_fprog seccomp_process, seccomp_child;
+/* "#syscalls:net": dormouse-net. */
+extern const struct sock_fprog seccomp_net;
 
 /* What a process ends with that makes another call, after a line in the log that names it. */
 #define SECCOMP_EXIT 159 /* 128 + SIGSYS */
@@ -25,7 +27,7 @@ extern const struct sock_fprog seccomp_process, seccomp_child;
  */
 int seccomp_enter(const struct sock_fprog *filter);
 
-/* What is denied is written to @log_fd, and ends the process. */
-void seccomp_report_to(int log_fd);
+/* What is denied is written to @log_fd, and ends the process. @name: of the program, borrowed. */
+void seccomp_report_to(int log_fd, const char *name);
 
 #endif
