@@ -33,18 +33,20 @@ src_devices  := $(wildcard devices/*.c)
 src_snapshot := $(wildcard snapshot/*.c)
 src_vmm      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
 src_vmm      += $(B)/gen/seccomp_filters.c
-src_server   := $(filter-out server/main.c,$(wildcard server/*.c server/*/*.c))
+src_server   := $(filter-out server/main.c server/net/%,$(wildcard server/*.c server/*/*.c))
+src_net      := $(filter-out server/net/main.c,$(wildcard server/net/*.c)) $(B)/gen/seccomp_net.c
 src_agent    := $(filter-out guest-kernel/agent/main.c,$(wildcard guest-kernel/agent/*.c))
 src_cli      := $(filter-out tools/cli/main.c,$(wildcard tools/cli/*.c tools/doctor/*.c))
 src_bench    := $(filter-out tools/bench/main.c,$(wildcard tools/bench/*.c))
 # The part of lib/ that goes into the guest: no JSON, no library but libc.
 src_guestlib := $(filter-out $(wildcard lib/json*.c lib/vmm_client.c lib/state.c),$(src_lib))
 
-folders := lib devices snapshot vmm server agent cli bench
+folders := lib devices snapshot vmm server net agent cli bench
 
 libs_json   := -ljansson
 libs_vmm    := -lfdt -luring -ljansson -lz -lpthread
 libs_server := -lmicrohttpd -lhttp_parser -lwslay -lsqlite3 -ljansson -lcrypto -lpthread
+libs_net    := -lslirp -lhttp_parser -ljansson
 libs_bench  := -ljansson -lm -lpthread
 libs_cli    := -lcurl -lwslay -ljansson -luring -lcrypto -lpthread
 
@@ -54,6 +56,7 @@ objs = $(patsubst %.c,$(B)/$(1)/%.o,$(2))
 # --- programs ---------------------------------------------------------------
 PROGRAMS := $(if $(wildcard vmm/main.c),$(B)/dormouse-vmm) \
             $(if $(wildcard server/main.c),$(B)/dormoused) \
+            $(if $(wildcard server/net/main.c),$(B)/dormouse-net) \
             $(if $(wildcard tools/cli/main.c),$(B)/dormouse) \
             $(if $(wildcard tools/bench/main.c),$(B)/dormouse-bench) \
             $(if $(wildcard tools/ram/main.c),$(B)/dormouse-ram) \
@@ -66,7 +69,7 @@ all: $(PROGRAMS)
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make            build dormouse-vmm, dormoused, dormouse, dormouse-ram, dormouse-img and dormouse-agent into build/
+## make            build dormouse-vmm, dormoused, dormouse-net, dormouse, dormouse-ram, dormouse-img and dormouse-agent into build/
 ## make deps       install the Debian packages that build and tests need (root), or print the command
 ## make images     build (or take from the cache) the guest kernel and the root images
 ## make demo       run the npm client against a server, end to end
@@ -92,6 +95,8 @@ $(B)/dormouse-vmm: $(B)/obj/vmm/main.o $(call arch,obj,vmm snapshot devices lib)
 	$(CC) $(LDVMM) -o $@ $^ $(libs_vmm)
 $(B)/dormoused: $(B)/obj/server/main.o $(call arch,obj,server lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_server)
+$(B)/dormouse-net: $(B)/obj/server/net/main.o $(call arch,obj,net lib)
+	$(CC) $(LDREL) -o $@ $^ $(libs_net)
 $(B)/dormouse: $(B)/obj/tools/cli/main.o $(call arch,obj,cli lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_cli)
 $(B)/dormouse-bench: $(B)/obj/tools/bench/main.o $(call arch,obj,bench lib)
@@ -112,6 +117,10 @@ syscall_sources := $(filter-out $(B)/%,$(src_lib) $(src_devices) $(src_snapshot)
 $(B)/gen/seccomp_filters.c: $(B)/host/seccomp $(syscall_sources)
 	@mkdir -p $(@D)
 	cat $(syscall_sources) | grep '#syscalls' | $(B)/host/seccomp >$@
+
+$(B)/gen/seccomp_net.c: $(B)/host/seccomp $(wildcard server/net/*.c)
+	@mkdir -p $(@D)
+	cat $(wildcard server/net/*.c) | grep '#syscalls' | $(B)/host/seccomp >$@
 
 # --- objects and archives: one rule per flavour -------------------------------
 define flavour
@@ -140,6 +149,7 @@ needs_devices  := devices lib
 needs_snapshot := snapshot devices lib
 needs_vmm      := vmm snapshot devices lib
 needs_server   := server agent lib
+needs_net      := net lib
 needs_agent    := agent lib
 needs_cli      := cli lib
 needs_bench    := bench lib
@@ -148,6 +158,7 @@ ulibs_devices  := $(libs_vmm)
 ulibs_snapshot := $(libs_vmm)
 ulibs_vmm      := $(libs_vmm)
 ulibs_server   := $(libs_server)
+ulibs_net      := $(libs_net)
 ulibs_agent    := $(libs_json)
 ulibs_cli      := $(libs_cli)
 ulibs_bench    := $(libs_bench)
@@ -174,6 +185,8 @@ $(B)/fuzz/vmm_%:      $(B)/fuzz/tests/fuzz/vmm_%.o      $(call arch,fuzz,vmm sna
 	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_vmm)
 $(B)/fuzz/server_%:   $(B)/fuzz/tests/fuzz/server_%.o   $(call arch,fuzz,server lib)
 	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_server)
+$(B)/fuzz/net_%:    $(B)/fuzz/tests/fuzz/net_%.o    $(call arch,fuzz,net lib)
+	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_net) -lpthread
 $(B)/fuzz/agent_%:    $(B)/fuzz/tests/fuzz/agent_%.o    $(call arch,fuzz,agent lib)
 	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_json) -lpthread
 

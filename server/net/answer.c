@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Frames that dormouse-net makes itself; see frame.h. */
+#include <string.h>
+
+#include "server/net/frame.h"
+
+/* An error quotes what it is about: up to the smallest MTU of IPv6, so that no error is too long.
+ */
+#define QUOTE_MAX4 548
+#define QUOTE_MAX6 1232
+
+static void put16(uint8_t *p, uint32_t v)
+{
+	p[0] = (uint8_t)(v >> 8);
+	p[1] = (uint8_t)v;
+}
+
+static void put32(uint8_t *p, uint32_t v)
+{
+	put16(p, v >> 16);
+	put16(p + 2, v);
+}
+
+static uint32_t get32(const uint8_t *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static size_t addr_len(const struct net_addr *a)
+{
+	return a->family == AF_INET ? 4 : 16;
+}
+
+/* A header from @src to @dst for @len bytes of @proto behind it. Return: where these begin */
+static uint8_t *put_headers(uint8_t *out, const struct net_addr *src, const struct net_addr *dst,
+			    uint8_t proto, size_t len)
+{
+	uint8_t *ip = out + FRAME_HDR;
+	bool four = src->family == AF_INET;
+
+	memcpy(out, net_guest_mac, 6);
+	memcpy(out + 6, net_gateway_mac, 6);
+	put16(out + 12, four ? 0x0800 : 0x86dd);
+	memset(ip, 0, four ? 20 : 40);
+	if (four) {
+		ip[0] = 0x45;
+		put16(ip + 2, (uint32_t)len + 20);
+		ip[8] = 64;
+		ip[9] = proto;
+	} else {
+		ip[0] = 0x60;
+		put16(ip + 4, (uint32_t)len);
+		ip[6] = proto;
+		ip[7] = 255;
+	}
+	memcpy(ip + (four ? 12 : 8), src->b, addr_len(src));
+	memcpy(ip + (four ? 16 : 24), dst->b, addr_len(dst));
+	if (four)
+		put16(ip + 10, ~frame_sum(ip, 20, 0));
+	return ip + (four ? 20 : 40);
+}
+
+/* With the pseudo-header, but for ICMP over IPv4. */
+static void put_sum(uint8_t *at, const uint8_t *l4, size_t len, const struct net_addr *src,
+		    const struct net_addr *dst, uint8_t proto)
+{
+	uint32_t sum = 0;
+
+	put16(at, 0);
+	if (proto != PROTO_ICMP4) {
+		sum = frame_sum(src->b, addr_len(src), (uint32_t)len + proto);
+		sum = frame_sum(dst->b, addr_len(dst), sum);
+	}
+	put16(at, ~frame_sum(l4, len, sum));
+}
+
+/* --- refusals ------------------------------------------------------------------------------- */
+
+/* RFC 9293, 3.5.2: as if nobody listened there. */
+static size_t refuse_tcp(const struct frame *f, uint8_t *out)
+{
+	const uint8_t *tcp = f->data + f->l4;
+	uint32_t len = (uint32_t)(f->len - f->l4) - (uint32_t)(tcp[12] >> 4) * 4;
+	uint8_t *l4;
+
+	if (f->tcp_flags & TCP_F_RST)
+		return 0;
+	l4 = put_headers(out, &f->dst, &f->src, PROTO_TCP, 20);
+	memset(l4, 0, 20);
+	put16(l4, f->dport);
+	put16(l4 + 2, f->sport);
+	l4[12] = 0x50;
+	l4[13] = TCP_F_RST;
+	if (f->tcp_flags & TCP_F_ACK) {
+		memcpy(l4 + 4, tcp + 8, 4);
+	} else {
+		len += !!(f->tcp_flags & TCP_F_SYN) + !!(f->tcp_flags & TCP_F_FIN);
+		put32(l4 + 8, get32(tcp + 4) + len);
+		l4[13] |= TCP_F_ACK;
+	}
+	put_sum(l4 + 16, l4, 20, &f->dst, &f->src, PROTO_TCP);
+	return (size_t)(l4 + 20 - out);
+}
+
+static size_t refuse_rest(const struct frame *f, uint8_t *out)
+{
+	bool four = f->src.family == AF_INET;
+	size_t quote = f->len - FRAME_HDR, max = four ? QUOTE_MAX4 : QUOTE_MAX6;
+	uint8_t proto = four ? PROTO_ICMP4 : PROTO_ICMP6, *l4;
+
+	if (quote > max)
+		quote = max;
+	l4 = put_headers(out, &f->dst, &f->src, proto, 8 + quote);
+	memset(l4, 0, 8);
+	l4[0] = four ? 3 : 1;  /* unreachable */
+	l4[1] = four ? 13 : 1; /* administratively prohibited */
+	memcpy(l4 + 8, f->data + FRAME_HDR, quote);
+	put_sum(l4 + 2, l4, 8 + quote, &f->dst, &f->src, proto);
+	return (size_t)(l4 + 8 + quote - out);
+}
+
+size_t frame_refuse(const struct frame *f, uint8_t *out)
+{
+	if (net_addr_is_group(&f->dst) || !f->first || (f->data[0] & 1))
+		return 0;
+	if (f->kind == FRAME_WHOLE && f->proto == PROTO_TCP)
+		return refuse_tcp(f, out);
+	/* No errors about errors: of all ICMP, echo requests are answered. */
+	if (f->proto == PROTO_ICMP4 && (f->kind != FRAME_WHOLE || f->icmp_type != ICMP4_ECHO))
+		return 0;
+	if (f->proto == PROTO_ICMP6 && (f->kind != FRAME_WHOLE || f->icmp_type != ICMP6_ECHO))
+		return 0;
+	return refuse_rest(f, out);
+}
+
+/* --- neighbours ------------------------------------------------------------------------------ */
+
+size_t frame_answer_arp(const struct frame *f, uint8_t *out)
+{
+	static const uint8_t head[8] = {0, 1, 8, 0, 6, 4, 0, 2};
+	const uint8_t *arp = f->data + FRAME_HDR;
+	struct net_addr wanted = net_addr4(arp + 24);
+
+	if (arp[6] || arp[7] != 1 || memcmp(arp + 14, net_guest4.b, 4))
+		return 0;
+	if (!net_addr_equal(&wanted, &net_gateway4) && !net_addr_equal(&wanted, &net_dns4) &&
+	    !net_addr_equal(&wanted, &net_metadata4))
+		return 0;
+	memcpy(out, net_guest_mac, 6);
+	memcpy(out + 6, net_gateway_mac, 6);
+	put16(out + 12, 0x0806);
+	memcpy(out + 14, head, 8);
+	memcpy(out + 22, net_gateway_mac, 6);
+	memcpy(out + 28, wanted.b, 4);
+	memcpy(out + 32, net_guest_mac, 6);
+	memcpy(out + 38, net_guest4.b, 4);
+	return 42;
+}
+
+size_t frame_make_arp_hello(uint8_t *out)
+{
+	static const uint8_t head[8] = {0, 1, 8, 0, 6, 4, 0, 2};
+
+	memcpy(out, net_gateway_mac, 6);
+	memcpy(out + 6, net_guest_mac, 6);
+	put16(out + 12, 0x0806);
+	memcpy(out + 14, head, 8);
+	memcpy(out + 22, net_guest_mac, 6);
+	memcpy(out + 28, net_guest4.b, 4);
+	memcpy(out + 32, net_gateway_mac, 6);
+	memcpy(out + 38, net_gateway4.b, 4);
+	return 42;
+}
+
+size_t frame_make_ndp_hello(uint8_t *out)
+{
+	uint8_t *l4 = put_headers(out, &net_guest6, &net_gateway6, PROTO_ICMP6, 32);
+
+	memcpy(out, net_gateway_mac, 6);
+	memcpy(out + 6, net_guest_mac, 6);
+	memset(l4, 0, 32);
+	l4[0] = ICMP6_NA;
+	l4[4] = 0x60; /* solicited, override */
+	memcpy(l4 + 8, net_guest6.b, 16);
+	l4[24] = 2; /* the link-layer address */
+	l4[25] = 1;
+	memcpy(l4 + 26, net_guest_mac, 6);
+	put_sum(l4 + 2, l4, 32, &net_guest6, &net_gateway6, PROTO_ICMP6);
+	return (size_t)(l4 + 32 - out);
+}

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Ethernet frames of a guest: what is in them, whether they are whole, and answers to those that do
+ * not get through. All of it is hostile input; frames are in memory of ours and are changed in
+ * place.
+ */
+#ifndef SERVER_NET_FRAME_H
+#define SERVER_NET_FRAME_H
+
+#include "server/net/addr.h"
+
+#define FRAME_MTU   65520
+#define FRAME_MAX   (14 + FRAME_MTU)
+#define FRAME_HDR   14 /* of Ethernet */
+#define VNET_HDR    12 /* struct virtio_net_hdr_v1 */
+#define VNET_CSUM   1  /* VIRTIO_NET_HDR_F_NEEDS_CSUM */
+#define VNET_VALID  2  /* VIRTIO_NET_HDR_F_DATA_VALID */
+#define TCP_F_FIN   0x01
+#define TCP_F_SYN   0x02
+#define TCP_F_RST   0x04
+#define TCP_F_ACK   0x10
+#define ICMP4_ECHO  8
+#define ICMP6_ECHO  128
+#define ICMP6_NS    135
+#define ICMP6_NA    136
+#define PROTO_ICMP4 1
+#define PROTO_TCP   6
+#define PROTO_UDP   17
+#define PROTO_ICMP6 58
+
+/* The ends of the wire: the same in every sandbox (docs/network.md). */
+extern const uint8_t net_guest_mac[6], net_gateway_mac[6];
+extern const struct net_addr net_guest4, net_gateway4, net_dns4, net_metadata4;
+extern const struct net_addr net_guest6, net_gateway6;
+
+enum frame_kind {
+	FRAME_BAD,   /* malformed, or of a protocol that is not spoken here: dropped */
+	FRAME_ARP,   /* a whole one, Ethernet and IPv4 */
+	FRAME_WHOLE, /* a whole IP packet with TCP, UDP, ICMP: the headers are within it */
+	FRAME_ODD, /* an IP packet that is not taken: a fragment, with options, another protocol */
+};
+
+struct frame {
+	uint8_t *data; /* borrowed */
+	size_t len;    /* what lies behind the packet is cut off */
+	enum frame_kind kind;
+	/* Of FRAME_WHOLE and FRAME_ODD. */
+	struct net_addr src, dst;
+	uint8_t proto;
+	bool first; /* not a later fragment: its transport header is in it */
+	size_t l4;
+	/* Of FRAME_WHOLE. */
+	uint16_t sport, dport; /* TCP, UDP */
+	uint8_t tcp_flags;
+	uint8_t icmp_type;
+};
+
+/**
+ * frame_complete() - Make the checksum that the guest has left to its network card
+ * @hdr:	VNET_HDR bytes, as they came
+ *
+ * Return: 0; -EINVAL: what the header asks for cannot be done, or is not offered (segmentation)
+ */
+int frame_complete(const uint8_t *hdr, uint8_t *data, size_t len);
+
+/* Say what it is. @len: at most FRAME_MAX. */
+void frame_parse(struct frame *f, uint8_t *data, size_t len);
+
+/* Change an address and a port of a FRAME_WHOLE of TCP or UDP over IPv4; its checksums stay right.
+ */
+void frame_set_src(struct frame *f, const struct net_addr *addr, uint16_t port);
+void frame_set_dst(struct frame *f, const struct net_addr *addr, uint16_t port);
+
+/**
+ * frame_refuse() - Make the answer to a packet that does not get through, so that its sender knows
+ * at once: a reset for TCP, "administratively prohibited" for the rest
+ * @out:	At least FRAME_ANSWER_MAX bytes
+ *
+ * Return: its length; 0: there must be none (a reset, an error, to a group)
+ */
+size_t frame_refuse(const struct frame *f, uint8_t *out);
+#define FRAME_ANSWER_MAX 1294
+
+/* The answer to a FRAME_ARP that asks for an address of ours, 0: it does not. @out: 42 bytes. */
+size_t frame_answer_arp(const struct frame *f, uint8_t *out);
+
+/* What makes libslirp know the guest before it has said a word; as from the guest. @out: 128 bytes.
+ */
+size_t frame_make_arp_hello(uint8_t *out);
+size_t frame_make_ndp_hello(uint8_t *out);
+
+/* The sum of RFC 1071, not inverted, of @len bytes after @sum. */
+uint32_t frame_sum(const uint8_t *p, size_t len, uint32_t sum);
+
+#endif

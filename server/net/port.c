@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The socket of frames; see port.h. */
+#include "server/net/port.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "lib/fd.h"
+
+#define BATCH	   32
+#define FULL_BYTES (256u << 10)
+#define LOSS_BYTES (8u << 20)
+#define SOCKET_BUF (4 << 20)
+
+struct waiting {
+	struct waiting *next;
+	size_t len;
+	uint8_t data[];
+};
+
+struct port {
+	int fd;
+	struct waiting *first, **last; /* owned */
+	size_t waiting_bytes;
+	uint64_t bad, lost;
+	struct mmsghdr msgs[BATCH];
+	struct iovec iov[BATCH];
+	uint8_t room[BATCH][VNET_HDR + FRAME_MAX]; /* touched as far as frames go */
+};
+
+int port_create(struct port **out, int fd, struct err *e)
+{
+	struct port *p = calloc(1, sizeof(*p));
+	int size = SOCKET_BUF;
+
+	if (!p) {
+		close(fd);
+		return err_set(e, -ENOMEM, "out of memory");
+	}
+	p->fd = fd;
+	p->last = &p->first;
+	for (size_t i = 0; i < BATCH; i++) {
+		p->iov[i] = (struct iovec){p->room[i], sizeof(p->room[i])};
+		p->msgs[i].msg_hdr = (struct msghdr){.msg_iov = &p->iov[i], .msg_iovlen = 1};
+	}
+	/* As much as the host gives without asking. */
+	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	*out = p;
+	return 0;
+}
+
+void port_destroy(struct port *p)
+{
+	if (!p)
+		return;
+	while (p->first) {
+		struct waiting *w = p->first;
+
+		p->first = w->next;
+		free(w);
+	}
+	fd_close(&p->fd);
+	free(p);
+}
+
+/* --- from the guest ---------------------------------------------------------------------- */
+
+static void take_one(struct port *p, size_t i, void (*take)(void *, uint8_t *, size_t), void *arg)
+{
+	uint8_t *data = p->room[i] + VNET_HDR;
+	size_t len = p->msgs[i].msg_len;
+
+	if (len < VNET_HDR || (p->msgs[i].msg_hdr.msg_flags & MSG_TRUNC)) {
+		p->bad++;
+		return;
+	}
+	len -= VNET_HDR;
+	if (frame_complete(p->room[i], data, len))
+		p->bad++;
+	else
+		take(arg, data, len);
+}
+
+int port_receive(struct port *p, void (*take)(void *arg, uint8_t *data, size_t len), void *arg)
+{
+	int n = recvmmsg(p->fd, p->msgs, BATCH, MSG_DONTWAIT, NULL);
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	for (int i = 0; i < n; i++) {
+		/* The end: an empty message cannot be told from it, and is none of the device's. */
+		if (!p->msgs[i].msg_len)
+			return -EPIPE;
+		take_one(p, (size_t)i, take, arg);
+	}
+	return 0;
+}
+
+/* --- to the guest ------------------------------------------------------------------------ */
+
+static int send_now(struct port *p, const uint8_t *data, size_t len)
+{
+	/* Sums are right: libslirp has made them. One buffer. */
+	uint8_t hdr[VNET_HDR] = {[0] = VNET_VALID, [10] = 1};
+	struct iovec iov[2] = {{hdr, sizeof(hdr)}, {(void *)data, len}};
+	struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
+
+	while (sendmsg(p->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+void port_send(struct port *p, const uint8_t *data, size_t len)
+{
+	struct waiting *w;
+	int rc = p->first ? -EAGAIN : send_now(p, data, len);
+
+	if (!rc)
+		return;
+	if (rc != -EAGAIN || p->waiting_bytes + len > LOSS_BYTES) {
+		p->lost++;
+		return;
+	}
+	w = malloc(sizeof(*w) + len);
+	if (!w) {
+		p->lost++;
+		return;
+	}
+	w->next = NULL;
+	w->len = len;
+	memcpy(w->data, data, len);
+	*p->last = w;
+	p->last = &w->next;
+	p->waiting_bytes += len;
+}
+
+int port_flush(struct port *p)
+{
+	while (p->first) {
+		struct waiting *w = p->first;
+		int rc = send_now(p, w->data, w->len);
+
+		if (rc == -EAGAIN)
+			return 0;
+		if (rc)
+			return rc;
+		p->waiting_bytes -= w->len;
+		p->first = w->next;
+		if (!p->first)
+			p->last = &p->first;
+		free(w);
+	}
+	return 0;
+}
+
+int port_fd(const struct port *p)
+{
+	return p->fd;
+}
+
+bool port_waits(const struct port *p)
+{
+	return p->first != NULL;
+}
+
+bool port_is_full(const struct port *p)
+{
+	return p->waiting_bytes > FULL_BYTES;
+}
+
+void port_counts(const struct port *p, uint64_t *bad, uint64_t *lost)
+{
+	*bad = p->bad;
+	*lost = p->lost;
+}

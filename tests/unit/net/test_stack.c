@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* libslirp behind the filter: what the guest hears. No network is needed: nothing gets out. */
+#include "server/net/stack.h"
+#include "tests/unit/net/frames.h"
+
+#define G4 "10.0.2.15"
+
+static struct filter filter;
+static struct stack *stack;
+static struct made heard;
+static unsigned int heard_n;
+
+static void on_heard(void *arg, uint8_t *data, size_t len)
+{
+	(void)arg;
+	cr_assert_leq(len, sizeof(heard.data));
+	memcpy(heard.data, data, len);
+	heard.len = len;
+	heard_n++;
+}
+
+static void begin(void)
+{
+	struct err e;
+
+	memset(&filter, 0, sizeof(filter));
+	cr_assert_eq(stack_create(&stack, &filter, "/nonexistent", on_heard, NULL, &e), 0, "%s",
+		     e.msg);
+	cr_assert_eq(heard_n, 0, "it asks nothing");
+}
+
+static void end(void)
+{
+	stack_destroy(stack);
+}
+
+static void say(struct made m)
+{
+	heard_n = 0;
+	stack_input(stack, m.data, m.len);
+}
+
+Test(stack, connections_of_before_are_reset, .init = begin, .fini = end)
+{
+	struct frame f;
+
+	/* In a connection to the metadata service, which gets through: libslirp resets it. */
+	say(made_tcp(G4, "169.254.169.254", 4000, 80, TCP_F_ACK));
+	cr_assert_eq(heard_n, 1);
+	f = parsed(&heard);
+	cr_expect(f.kind == FRAME_WHOLE && f.tcp_flags & TCP_F_RST);
+	cr_expect(net_addr_equal(&f.src, &net_metadata4) && f.sport == 80 && f.dport == 4000);
+	expect_sums(heard.data, heard.len);
+	say(made_tcp(G4, "1.1.1.1", 4000, 80, TCP_F_ACK));
+	cr_assert_eq(heard_n, 1);
+	cr_expect(parsed(&heard).tcp_flags & TCP_F_RST);
+}
+
+Test(stack, a_handshake, .init = begin, .fini = end)
+{
+	struct frame f;
+
+	say(made_tcp(G4, "169.254.169.254", 4000, 80, TCP_F_SYN));
+	cr_assert_eq(heard_n, 1);
+	f = parsed(&heard);
+	cr_expect_eq(f.tcp_flags, TCP_F_SYN | TCP_F_ACK);
+	cr_expect(net_addr_equal(&f.src, &net_metadata4));
+}
+
+Test(stack, pings_of_the_gateway, .init = begin, .fini = end)
+{
+	struct frame f;
+
+	say(made_icmp(G4, "10.0.2.2", ICMP4_ECHO));
+	cr_assert_eq(heard_n, 1);
+	f = parsed(&heard);
+	cr_expect(f.proto == PROTO_ICMP4 && f.icmp_type == 0 &&
+		  net_addr_equal(&f.dst, &net_guest4));
+	say(made_icmp("fd00:6f63::15", "fd00:6f63::2", ICMP6_ECHO));
+	cr_assert_eq(heard_n, 1);
+	cr_expect_eq(parsed(&heard).icmp_type, 129);
+}
+
+Test(stack, arp_of_the_gateway, .init = begin, .fini = end)
+{
+	struct made m = {.len = 42};
+
+	frame_make_arp_hello(m.data);
+	m.data[21] = 1;
+	say(m);
+	cr_assert_eq(heard_n, 1);
+	cr_expect_eq(memcmp(heard.data + 6, net_gateway_mac, 6), 0);
+}
+
+Test(stack, nothing_to_wait_for_when_there_is_nothing, .init = begin, .fini = end)
+{
+	static struct pollfd p[STACK_FDS_MAX];
+	int timeout = -1;
+
+	cr_expect_eq(stack_prepare(stack, p, false, &timeout), 0);
+	cr_expect_eq(timeout, -1);
+	stack_dispatch(stack, p);
+	cr_expect_eq(stack_counts(stack).tcp, 0);
+}
