@@ -9,11 +9,14 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.dirname(HERE))
+from side_by_side import Skip  # noqa: E402
 DAEMON = os.environ.get("DORMOUSED", os.path.join(TOP, "build/dormoused"))
 AGENT = os.environ.get("FAKE_VMM_AGENT", os.path.join(TOP, "build/dormouse-agent"))
 FOLDER = "/tmp"  # sockets are below it: short
@@ -29,10 +32,6 @@ def test(fn):
     """Every decorated function is a test; its name is what it shows."""
     tests.append(fn)
     return fn
-
-
-class Skip(Exception):
-    pass
 
 
 def wait_for(what, predicate, timeout=60):

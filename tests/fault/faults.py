@@ -8,9 +8,11 @@ import struct
 import subprocess
 import sys
 import tempfile
-import traceback
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(TOP, "tests"))
+import side_by_side  # noqa: E402
+
 BUILD = os.path.join(TOP, "build")
 SHIM = os.path.join(BUILD, "test", "fault.so")
 
@@ -122,16 +124,4 @@ def sweep(setup, argv, check, action):
 def main(tests):
     """tests: (name, function); a function returns text for its line. Prints TAP."""
     only = sys.argv[1] if len(sys.argv) > 1 else ""
-    failed = 0
-    tests = [t for t in tests if only in t[0]]
-    print(f"1..{len(tests)}")
-    for n, (name, function) in enumerate(tests, 1):
-        try:
-            note = function() or ""
-            print(f"ok {n} - {name}{note and ': ' + note}", flush=True)
-        except Exception:  # pylint: disable=broad-except
-            failed += 1
-            for line in traceback.format_exc().splitlines():
-                print("#", line)
-            print(f"not ok {n} - {name}", flush=True)
-    return 1 if failed else 0
+    return side_by_side.main([t for t in tests if only in t[0]], per_cpu=2)

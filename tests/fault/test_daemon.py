@@ -329,8 +329,12 @@ class Upkeep(Operation):
     def store(self):
         return self.must(self.server.request("GET", "/store"), 200).json()
 
-    def until(self, what, done):
-        failures = self.store()["upkeep"]["failures"]
+    def failures(self):
+        return self.store()["upkeep"]["failures"]
+
+    def until(self, what, done, failures=None):
+        """@failures: as many as there were before it could begin; None: it begins with the next pass."""
+        failures = self.failures() if failures is None else failures
 
         def asked():
             if not self.rig.alive():
@@ -400,10 +404,10 @@ class Unpack(Pack):
         self.forked = None
 
     def do(self):
-        before = self.store()["upkeep"]["unpackedImages"]
+        before, failures = self.store()["upkeep"]["unpackedImages"], self.failures()
         self.forked = Sandbox(self.server, self.must(fork(self.server, self.id), 201).json()["sandboxID"])
         self.must(self.forked.request("DELETE"), 204)
-        self.until("it to be unpacked", lambda s: s["upkeep"]["unpackedImages"] > before)
+        self.until("it to be unpacked", lambda s: s["upkeep"]["unpackedImages"] > before, failures)
 
     def check(self, done):
         for id in self.rig.sandboxes().keys() - {self.box.id}:
