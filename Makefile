@@ -320,7 +320,7 @@ demo:
 	@tests/demo/run
 # In this order: what is quick and close to the cause first.
 test:
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-12} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api load race wrapper lab vm sdk
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-12} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api load race wrapper lab sdk+vm
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)
