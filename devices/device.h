@@ -55,7 +55,22 @@
  * The order of a standard machine's devices on the bus. Kinds that came later come last: a state
  * that was saved without them is restored into a machine that has them.
  */
-enum device_kind { DEVICE_BLK, DEVICE_VSOCK, DEVICE_RNG, DEVICE_BALLOON, DEVICE_MEM, DEVICE_KINDS };
+enum device_kind {
+	DEVICE_BLK,
+	DEVICE_VSOCK,
+	DEVICE_RNG,
+	DEVICE_BALLOON,
+	DEVICE_MEM,
+	DEVICE_NET,
+	DEVICE_KINDS
+};
+
+/* What is behind a network device; it decides the features (docs/devices.md). */
+enum net_backend {
+	NET_USER, /* a SOCK_SEQPACKET socket to a program: frames of up to 64 KiB */
+	NET_TAP	  /* a tap device with IFF_VNET_HDR: frames of an Ethernet, offloads of the host */
+};
+#define NET_MAC_BYTES 6u
 
 struct device_config {
 	enum device_kind kind;
@@ -94,6 +109,17 @@ struct device_config {
 			void (*changed)(void *opaque);
 			void *opaque; /* borrowed */
 		} mem;
+		struct {
+			enum net_backend backend;
+			uint8_t mac[NET_MAC_BYTES];
+			/*
+			 * Called under the lock when a frame of the guest waits for a backend: once
+			 * until device_net_attach() or device_net_detach(), and at most once a
+			 * second. May be NULL.
+			 */
+			void (*on_wanted)(void *opaque);
+			void *opaque; /* borrowed */
+		} net;
 	};
 };
 
@@ -236,5 +262,46 @@ void device_mem_set_usable(struct device *d, uint64_t bytes);
 /* The guest is to have plugged that much, at most what is usable. Whole blocks. */
 void device_mem_request(struct device *d, uint64_t bytes);
 void device_mem_get(const struct device *d, struct device_mem_info *out);
+
+/**
+ * device_net_attach() - Give a network device its backend, in place of the one it had
+ * @kind:	Must be the one that the device was made for
+ * @fd:		read() and write() move one frame each, with a struct virtio_net_hdr_v1 before it.
+ *		Taken over, also on failure. It is made non-blocking
+ *
+ * A backend that ends is taken away, as by device_net_detach().
+ *
+ * Return: 0, or -EINVAL if @fd is nothing of that kind
+ */
+int device_net_attach(struct device *d, enum net_backend kind, int fd, struct err *e);
+
+/* Frames wait for another one, as far as there is room, and ask for it (on_wanted). */
+void device_net_detach(struct device *d);
+
+/* Limits of one direction; 0: none. */
+struct net_limit {
+	uint64_t bytes_per_s, frames_per_s;
+};
+
+/**
+ * device_net_limit() - Limit what goes through a network device
+ * @in:		To the guest. @out: from it
+ *
+ * What is beyond a limit waits: the guest's in its queue, the backend's in its own. Bursts of a
+ * tenth of a second pass. The limits hold until they are changed, also beyond a reset.
+ */
+void device_net_limit(struct device *d, const struct net_limit *in, const struct net_limit *out);
+
+struct net_info {
+	enum net_backend backend;
+	bool attached;
+	bool wanted; /* a frame waits for a backend, and has asked for it */
+	uint32_t mtu;
+	struct net_limit in, out;
+	uint64_t in_frames, out_frames, in_bytes, out_bytes; /* without virtio's headers */
+	uint64_t in_dropped, out_dropped;		     /* frames */
+};
+
+void device_net_info(const struct device *d, struct net_info *out);
 
 #endif

@@ -61,7 +61,7 @@ struct device_ops {
 	void (*fini)(struct device *d);
 };
 
-extern const struct device_ops blk_ops, vsock_ops, rng_ops, balloon_ops, mem_ops;
+extern const struct device_ops blk_ops, vsock_ops, rng_ops, balloon_ops, mem_ops, net_ops;
 
 /* Every device, by kind: table.c. */
 extern const struct device_ops *const device_table[DEVICE_KINDS];

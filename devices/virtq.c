@@ -178,20 +178,44 @@ void virtq_unpop(struct virtq *q, uint16_t n)
 	q->in_flight = (uint16_t)(q->in_flight - n);
 }
 
-enum virtq_status virtq_push(struct virtq *q, uint16_t head, uint32_t len_bytes)
+enum virtq_status virtq_fill(struct virtq *q, uint16_t ahead, uint16_t head, uint32_t len_bytes)
 {
 	struct vring_used_elem elem = {.id = head, .len = len_bytes};
 
 	if (!q->started || q->broken)
 		return VIRTQ_BROKEN;
-	if (guest_mem_write(q->mem, used_ring(q, q->used_idx), &elem, sizeof(elem)) < 0)
+	if (guest_mem_write(q->mem, used_ring(q, (uint16_t)(q->used_idx + ahead)), &elem,
+			    sizeof(elem)) < 0)
 		return broken(q);
-	q->used_idx++;
-	q->in_flight--;
-	/* Release: the entry, and the data, are seen before the index. */
+	return VIRTQ_OK;
+}
+
+enum virtq_status virtq_show(struct virtq *q, uint16_t n)
+{
+	if (!q->started || q->broken)
+		return VIRTQ_BROKEN;
+	q->used_idx = (uint16_t)(q->used_idx + n);
+	q->in_flight = (uint16_t)(q->in_flight - n);
+	/* Release: the entries, and the data, are seen before the index. */
 	if (guest_mem_store16(q->mem, used_idx(q), q->used_idx) < 0)
 		return broken(q);
 	return VIRTQ_OK;
+}
+
+enum virtq_status virtq_push(struct virtq *q, uint16_t head, uint32_t len_bytes)
+{
+	enum virtq_status s = virtq_fill(q, 0, head, len_bytes);
+
+	return s == VIRTQ_OK ? virtq_show(q, 1) : s;
+}
+
+uint16_t virtq_waiting(const struct virtq *q)
+{
+	uint16_t idx;
+
+	if (!q->started || q->broken || guest_mem_load16(q->mem, avail_idx(q), &idx) < 0)
+		return 0;
+	return (uint16_t)(idx - q->last_avail);
 }
 
 bool virtq_needs_interrupt(struct virtq *q)

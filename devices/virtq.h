@@ -98,6 +98,18 @@ void virtq_unpop(struct virtq *q, uint16_t n);
  */
 enum virtq_status virtq_push(struct virtq *q, uint16_t head, uint32_t len_bytes);
 
+/**
+ * virtq_fill() - Put a chain into the used ring, behind @ahead others that are not shown yet
+ *
+ * For what consists of several chains: the driver sees none of them before virtq_show().
+ */
+enum virtq_status virtq_fill(struct virtq *q, uint16_t ahead, uint16_t head, uint32_t len_bytes);
+/* Show the driver @n chains that were filled in. */
+enum virtq_status virtq_show(struct virtq *q, uint16_t n);
+
+/* Chains that the driver has made available and nobody took; 0 for a queue that is broken. */
+uint16_t virtq_waiting(const struct virtq *q);
+
 /* Ask once after a batch of pushes. */
 bool virtq_needs_interrupt(struct virtq *q);
 

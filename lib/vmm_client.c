@@ -317,8 +317,35 @@ static void calls_remove(struct vmm_client *c, struct call *call)
 		}
 }
 
-static int call_send(struct vmm_client *c, json_t *request, struct err *e)
+/* The descriptor goes with the first byte. Return: bytes that were sent, or -errno */
+static ssize_t send_fd(int sock, const char *text, size_t len, int fd)
 {
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {0};
+	struct iovec iov = {(char *)text, len};
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = control.bytes,
+			   .msg_controllen = sizeof(control.bytes)};
+	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+	ssize_t n;
+
+	h->cmsg_level = SOL_SOCKET;
+	h->cmsg_type = SCM_RIGHTS;
+	h->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(h), &fd, sizeof(int));
+	do
+		n = sendmsg(sock, &m, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+/* @fd: goes along; -1: none */
+static int call_send(struct vmm_client *c, json_t *request, int fd, struct err *e)
+{
+	ssize_t sent = 0;
 	cleanup_free char *text = json_dumps(request, JSON_COMPACT);
 	size_t len;
 	int rc;
@@ -328,7 +355,9 @@ static int call_send(struct vmm_client *c, json_t *request, struct err *e)
 	len = strlen(text);
 	text[len] = '\n'; /* in place of the NUL */
 	pthread_mutex_lock(&c->send_lock);
-	rc = fd_write_full(c->fd, text, len + 1);
+	if (fd >= 0)
+		sent = send_fd(c->fd, text, len + 1, fd);
+	rc = sent < 0 ? (int)sent : fd_write_full(c->fd, text + sent, len + 1 - (size_t)sent);
 	pthread_mutex_unlock(&c->send_lock);
 	return rc ? err_set(e, -EPIPE, "the VMM's control connection has ended") : 0;
 }
@@ -381,6 +410,12 @@ static void call_init(struct call *call)
 int vmm_client_call(struct vmm_client *c, json_t *request, int timeout_ms, json_t **answer,
 		    struct err *e)
 {
+	return vmm_client_call_fd(c, request, -1, timeout_ms, answer, e);
+}
+
+int vmm_client_call_fd(struct vmm_client *c, json_t *request, int fd, int timeout_ms,
+		       json_t **answer, struct err *e)
+{
 	struct timespec deadline;
 	struct call call;
 	int rc;
@@ -403,7 +438,7 @@ int vmm_client_call(struct vmm_client *c, json_t *request, int timeout_ms, json_
 	} else if (json_object_set_new(request, "id", json_integer(call.id))) {
 		rc = err_set(e, -ENOMEM, "out of memory");
 	} else {
-		rc = call_send(c, request, e);
+		rc = call_send(c, request, fd, e);
 	}
 	json_decref(request);
 	if (!rc)

@@ -82,6 +82,10 @@ int vmm_client_connect(const char *socket_path, const struct vmm_client_ops *ops
 int vmm_client_call(struct vmm_client *c, json_t *request, int timeout_ms, json_t **answer,
 		    struct err *e);
 
+/* As vmm_client_call(), with a descriptor that goes along; @fd stays the caller's. */
+int vmm_client_call_fd(struct vmm_client *c, json_t *request, int fd, int timeout_ms,
+		       json_t **answer, struct err *e);
+
 /* As vmm_client_call() with {"op": @op}. */
 int vmm_client_op(struct vmm_client *c, const char *op, int timeout_ms, json_t **answer,
 		  struct err *e);

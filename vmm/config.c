@@ -12,7 +12,8 @@
 
 #include "vmm/config_int.h"
 
-#define DISK_MAX_MIB (16 << 20) /* 16 TiB, the limit of ext4 with 4 KiB blocks */
+#define NET_DEFAULT_MAC "02:6f:63:00:00:01"
+#define DISK_MAX_MIB	(16 << 20) /* 16 TiB, the limit of ext4 with 4 KiB blocks */
 
 /*
  * What saves boot time: no probing of UARTs that are not there, no calibration, no
@@ -32,7 +33,7 @@ struct body {
 	json_int_t id;
 	const char *op, *kernel, *cmdline, *append, *console, *cpu;
 	int64_t memory_mib, cpus;
-	json_t *disks, *vsock;
+	json_t *disks, *vsock, *net;
 	bool trace_exits;
 	/* From here on for "restore" alone. */
 	const char *state, *ram, *ram_format;
@@ -52,6 +53,7 @@ static const struct json_field body_fields[] = {
     JSON_FIELD(struct body, console, "console", JSON_F_STRING, .flags = JSON_NONEMPTY),
     JSON_FIELD(struct body, disks, "disks", JSON_F_ARRAY),
     JSON_FIELD(struct body, vsock, "vsock", JSON_F_OBJECT),
+    JSON_FIELD(struct body, net, "net", JSON_F_OBJECT),
     JSON_FIELD(struct body, trace_exits, "trace_exits", JSON_F_BOOL),
     JSON_FIELD(struct body, cpu, "cpu", JSON_F_STRING),
     JSON_FIELD(struct body, state, "state", JSON_F_STRING, .flags = JSON_REQUIRED | JSON_NONEMPTY),
@@ -106,6 +108,7 @@ void vm_config_fini(struct vm_config *c)
 		free(c->disks[i].layers);
 	}
 	free(c->vsock_path);
+	free(c->tap);
 	free(c->console);
 	*c = (struct vm_config){0};
 }
@@ -193,6 +196,50 @@ static int read_vsock(json_t *obj, struct vm_config *c, struct err *e)
 	return config_copy(&c->vsock_path, b.path, e);
 }
 
+static int read_mac(const char *text, uint8_t mac[NET_MAC_BYTES], struct err *e)
+{
+	unsigned int b[NET_MAC_BYTES];
+	int end = 0;
+
+	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5],
+		   &end) != NET_MAC_BYTES ||
+	    end != NET_MAC_BYTES * 3 - 1 || text[end] || (b[0] & 1))
+		return err_set(e, -EINVAL, "mac: \"%.32s\" is not the address of one interface",
+			       text);
+	for (unsigned int i = 0; i < NET_MAC_BYTES; i++)
+		mac[i] = (uint8_t)b[i];
+	return 0;
+}
+
+struct net_body {
+	const char *mac, *backend;
+};
+
+static const struct json_field net_fields[] = {
+    JSON_FIELD(struct net_body, mac, "mac", JSON_F_STRING),
+    JSON_FIELD(struct net_body, backend, "backend", JSON_F_STRING, .flags = JSON_REQUIRED),
+};
+
+int config_read_net(json_t *obj, struct vm_net_config *c, struct err *e)
+{
+	struct net_body b = {.mac = NET_DEFAULT_MAC};
+	int rc;
+
+	*c = (struct vm_net_config){0};
+	if (!obj)
+		return 0;
+	rc = CONFIG_BIND(obj, net_fields, &b, e);
+	if (!rc)
+		rc = read_mac(b.mac, c->mac, e);
+	if (!rc && strcmp(b.backend, "user") && strcmp(b.backend, "tap"))
+		rc = err_set(e, -EINVAL, "backend: must be \"user\" or \"tap\"");
+	if (rc)
+		return err_wrap(e, rc, "net");
+	c->present = true;
+	c->backend = strcmp(b.backend, "tap") ? NET_USER : NET_TAP;
+	return 0;
+}
+
 /* The first disk is the root, writable if the disk is. */
 static int make_cmdline(const struct body *b, struct vm_config *c, struct err *e)
 {
@@ -249,6 +296,8 @@ static int read_body(json_t *obj, size_t fields, struct body *b, struct vm_confi
 		rc = config_read_disks(b->disks, out, e);
 	if (!rc)
 		rc = read_vsock(b->vsock, out, e);
+	if (!rc)
+		rc = config_read_net(b->net, &out->net, e);
 	return rc ? rc : make_cmdline(b, out, e);
 }
 
@@ -324,8 +373,19 @@ static int add_disk(json_t *body, const char *text, struct err *e)
 	return rc;
 }
 
+/* tap=NAME */
+static int add_net(json_t *body, const char *text, const char **tap, struct err *e)
+{
+	if (strncmp(text, "tap=", 4) || !text[4])
+		return err_set(e, -EINVAL, "--net: must be tap=NAME");
+	*tap = text + 4;
+	return json_object_set_new(body, "net", json_pack("{ss}", "backend", "tap"))
+		   ? err_set(e, -ENOMEM, "out of memory")
+		   : 0;
+}
+
 static int add_option(json_t *body, const char *name, const char *value, const char **socket,
-		      struct err *e)
+		      const char **tap, struct err *e)
 {
 	if (!strcmp(name, "--kernel"))
 		return add_string(body, "kernel", name, value, e);
@@ -345,6 +405,8 @@ static int add_option(json_t *body, const char *name, const char *value, const c
 		return json_object_set_new(body, "vsock", json_pack("{ss}", "path", value))
 			   ? err_set(e, -EINVAL, "--vsock: not UTF-8")
 			   : 0;
+	if (!strcmp(name, "--net"))
+		return add_net(body, value, tap, e);
 	if (!strcmp(name, "--socket")) {
 		*socket = value;
 		return 0;
@@ -357,6 +419,7 @@ int config_from_args(int argc, char **argv, struct vm_config *out, const char **
 {
 	json_t *body = json_pack("{ss}", "console", "-");
 	int rc = body ? 0 : err_set(e, -ENOMEM, "out of memory");
+	const char *tap = NULL;
 
 	vm_config_init(out);
 	*socket = NULL;
@@ -368,12 +431,14 @@ int config_from_args(int argc, char **argv, struct vm_config *out, const char **
 		else if (i + 1 == argc)
 			rc = err_set(e, -EINVAL, "%s needs a value, or is unknown", argv[i]);
 		else {
-			rc = add_option(body, argv[i], argv[i + 1], socket, e);
+			rc = add_option(body, argv[i], argv[i + 1], socket, &tap, e);
 			i++;
 		}
 	}
 	if (!rc)
 		rc = config_from_json(body, out, e);
+	if (!rc)
+		rc = config_copy(&out->tap, tap, e);
 	json_decref(body);
 	return rc;
 }

@@ -15,4 +15,7 @@ int config_read_disks(json_t *list, struct vm_config *c, struct err *e);
 int config_saved(const char *state, const char *ram, const char *format, struct vm_saved *s,
 		 struct err *e);
 
+/* @obj: NULL: no network device */
+int config_read_net(json_t *obj, struct vm_net_config *c, struct err *e);
+
 #endif

@@ -65,6 +65,7 @@ struct prepare_body {
 	const char *op;
 	int64_t cpus, memory_mib, disks, vsock_cid;
 	bool vsock;
+	json_t *net;
 	const char *vsock_path, *console;
 };
 
@@ -76,6 +77,7 @@ static const struct json_field prepare_fields[] = {
 	       .max = VM_MEMORY_MAX_MIB),
     JSON_FIELD(struct prepare_body, disks, "disks", JSON_F_INT, .min = 0, .max = VM_MAX_DISKS),
     JSON_FIELD(struct prepare_body, vsock, "vsock", JSON_F_BOOL),
+    JSON_FIELD(struct prepare_body, net, "net", JSON_F_OBJECT),
     JSON_FIELD(struct prepare_body, vsock_path, "vsock_path", JSON_F_STRING,
 	       .flags = JSON_NONEMPTY),
     JSON_FIELD(struct prepare_body, vsock_cid, "vsock_cid", JSON_F_INT, .min = 3,
@@ -114,7 +116,7 @@ int config_shell_from_json(json_t *obj, struct vm_shape *out, struct vm_ends *en
 	    .memory_mib = (uint64_t)b.memory_mib,
 	    .vsock = b.vsock,
 	};
-	return 0;
+	return config_read_net(b.net, &out->net, e);
 }
 
 /* --- checkpoints --------------------------------------------------------------------------- */

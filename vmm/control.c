@@ -27,7 +27,8 @@ struct peer {
 	int fd;
 	char *in, *out; /* owned; freed when empty, as most controllers are idle */
 	size_t in_used, in_cap, out_used, out_cap;
-	bool closing; /* no more is read; it goes when all is sent */
+	int passed_fd; /* came with what was read last; -1: none. Owned */
+	bool closing;  /* no more is read; it goes when all is sent */
 };
 
 struct control {
@@ -50,6 +51,7 @@ static void peer_destroy(struct peer *p)
 	c->peers_n--;
 	loop_remove(&c->vm->loop, &p->source);
 	fd_close(&p->fd);
+	fd_close(&p->passed_fd);
 	free(p->in);
 	free(p->out);
 	free(p);
@@ -146,7 +148,7 @@ static void handle_line(struct peer *p, const char *text, size_t len)
 
 	if (!line)
 		return refuse(p, "not a line of JSON");
-	answer = ops_handle(p->control->vm, line);
+	answer = ops_handle(p->control->vm, line, &p->passed_fd);
 	if (answer)
 		peer_send(p, answer);
 	else
@@ -169,6 +171,8 @@ static void handle_lines(struct peer *p)
 	p->in_used -= start;
 	memmove(p->in, p->in + start, p->in_used);
 	if (p->in_used == 0) {
+		/* Nobody asked for it. */
+		fd_close(&p->passed_fd);
 		free(p->in);
 		p->in = NULL;
 		p->in_cap = 0;
@@ -176,6 +180,33 @@ static void handle_lines(struct peer *p)
 		p->closing = true;
 		refuse(p, "a line is longer than 65536 bytes");
 	}
+}
+
+/*
+ * Read, with at most one descriptor. It comes at the latest with the first byte of the line that
+ * it was sent with, and nothing of what was sent after that line's message comes with it.
+ */
+static ssize_t receive(struct peer *p)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = {p->in + p->in_used, p->in_cap - p->in_used};
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = control.bytes,
+			   .msg_controllen = sizeof(control.bytes)};
+	ssize_t n = recvmsg(p->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	for (struct cmsghdr *c = n < 0 ? NULL : CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS ||
+		    c->cmsg_len != CMSG_LEN(sizeof(int)))
+			continue;
+		fd_close(&p->passed_fd);
+		memcpy(&p->passed_fd, CMSG_DATA(c), sizeof(int));
+	}
+	return n;
 }
 
 static bool peer_read(struct peer *p)
@@ -191,7 +222,7 @@ static bool peer_read(struct peer *p)
 		p->in = grown;
 		p->in_cap = cap;
 	}
-	n = recv(p->fd, p->in + p->in_used, p->in_cap - p->in_used, MSG_DONTWAIT);
+	n = receive(p);
 	if (n < 0)
 		return errno == EINTR || errno == EAGAIN;
 	if (n == 0)
@@ -235,6 +266,7 @@ static void accept_event(struct loop_source *s, uint32_t events)
 		return;
 	p->control = c;
 	p->fd = fd;
+	p->passed_fd = -1;
 	if (loop_add(&c->vm->loop, &p->source, fd, EPOLLIN, peer_event)) {
 		free(p);
 		return;

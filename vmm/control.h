@@ -26,10 +26,11 @@ void control_event(struct vm *vm, json_t *event);
 /**
  * ops_handle() - Carry out one request
  * @line:	Any JSON value
+ * @passed_fd:	The descriptor that came with it, -1 for none; set to -1 if it was taken over
  *
  * Return: the answer, complete; NULL if memory ran out
  */
-json_t *ops_handle(struct vm *vm, json_t *line);
+json_t *ops_handle(struct vm *vm, json_t *line, int *passed_fd);
 
 /*
  * Add what "info" and "metrics" say to an answer. Return: 0 or -ENOMEM.
@@ -37,5 +38,14 @@ json_t *ops_handle(struct vm *vm, json_t *line);
  */
 int info_fill(struct vm *vm, bool memory, json_t *answer);
 int metrics_fill(struct vm *vm, json_t *answer);
+
+/* net.c: operations; as those in ops.c. */
+int op_net_attach(struct vm *vm, json_t *body, json_t *answer, struct err *e);
+int op_net_detach(struct vm *vm, json_t *body, json_t *answer, struct err *e);
+int op_net_limits(struct vm *vm, json_t *body, json_t *answer, struct err *e);
+/* What "info" says of it; null without such a device. */
+json_t *net_info(const struct vm *vm);
+/* Add to "metrics". Return: 0 or -ENOMEM */
+int net_metrics(const struct vm *vm, json_t *metrics);
 
 #endif

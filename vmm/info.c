@@ -281,6 +281,7 @@ int info_fill(struct vm *vm, bool memory, json_t *o)
 	rc |= json_object_set_new(o, "generation", generation(vm));
 	rc |= json_object_set_new(o, "disks", disks_info(vm));
 	rc |= json_object_set_new(o, "devices", devices_info(vm));
+	rc |= json_object_set_new(o, "net", net_info(vm));
 	return rc ? -ENOMEM : 0;
 }
 
@@ -307,6 +308,7 @@ int metrics_fill(struct vm *vm, json_t *o)
 	struct exit_counts all = vm->exits_before;
 	struct device_stats sum = {0};
 	bool up = vm->state == VM_RUNNING || vm->state == VM_PAUSED;
+	json_t *metrics;
 
 	if (vm->vcpus_n) {
 		struct exit_counts now = vcpus_exits(vm);
@@ -321,16 +323,16 @@ int metrics_fill(struct vm *vm, json_t *o)
 		sum.broken += s->broken;
 		sum.interrupts += s->interrupts;
 	}
-	return json_object_set_new(
-		   o, "metrics",
-		   json_pack(
-		       "{sIsIsIsIsIsIsIsI}", "uptime_us",
-		       (json_int_t)(up ? (clock_mono_ns() - vm->boot_ns) / 1000 : 0),
-		       "vcpu_time_us", vcpu_time_us(vm), "exits_total",
-		       (json_int_t)exit_counts_total(&all), "boots_total", (json_int_t)vm->boots,
-		       "device_requests_total", (json_int_t)sum.requests, "device_errors_total",
-		       (json_int_t)sum.errors, "device_needs_reset_total", (json_int_t)sum.broken,
-		       "device_interrupts_total", (json_int_t)sum.interrupts))
-		   ? -ENOMEM
-		   : 0;
+	metrics = json_pack(
+	    "{sIsIsIsIsIsIsIsI}", "uptime_us",
+	    (json_int_t)(up ? (clock_mono_ns() - vm->boot_ns) / 1000 : 0), "vcpu_time_us",
+	    vcpu_time_us(vm), "exits_total", (json_int_t)exit_counts_total(&all), "boots_total",
+	    (json_int_t)vm->boots, "device_requests_total", (json_int_t)sum.requests,
+	    "device_errors_total", (json_int_t)sum.errors, "device_needs_reset_total",
+	    (json_int_t)sum.broken, "device_interrupts_total", (json_int_t)sum.interrupts);
+	if (!metrics || net_metrics(vm, metrics)) {
+		json_decref(metrics);
+		return -ENOMEM;
+	}
+	return json_object_set_new(o, "metrics", metrics) ? -ENOMEM : 0;
 }

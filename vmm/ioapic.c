@@ -38,7 +38,7 @@ void ioapic_state(struct ioapic *a, struct state_io *io)
 	/* Devices that are newer than the saved machine have the last pins, masked. */
 	state_u64(io, &pins);
 	if (state_ok(io) && (!pins || pins > a->pins))
-		state_fail(io, -EINVAL, "interrupt pins: %llu in the saved state, %u here",
+		state_fail(io, -EINVAL, "devices with interrupts: %llu in the saved state, %u here",
 			   (unsigned long long)pins, a->pins);
 	state_u32(io, &a->select);
 	state_u32(io, &a->id);

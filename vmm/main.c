@@ -35,6 +35,7 @@ static const char usage[] =
     "  --cmdline TEXT     the whole kernel command line\n"
     "  --append TEXT      more words after the default command line\n"
     "  --vsock PATH       Unix socket to the guest's vsock ports\n"
+    "  --net tap=NAME     a network interface, with this tap device of the host\n"
     "  --console -|FILE   where the log console goes (default: stdout)\n"
     "  --socket PATH      also listen for controllers there\n"
     "  --trace-exits      count exits per port and address, and print them at the end\n"
@@ -173,6 +174,8 @@ static int start_foreground(struct process *p, struct vm_config *c, const char *
 	p->vm.run_mode = true;
 	pthread_mutex_lock(&p->vm.lock);
 	rc = machine_configure(&p->vm, c, e);
+	if (!rc && p->vm.config.tap)
+		rc = net_open_tap(&p->vm, e);
 	if (!rc)
 		rc = machine_boot(&p->vm, e);
 	pthread_mutex_unlock(&p->vm.lock);

@@ -23,6 +23,7 @@ struct vm_shape vm_shape_of(const struct vm_config *c)
 	    .disks = c->disks_n,
 	    .memory_mib = c->memory_mib,
 	    .vsock = c->vsock_path,
+	    .net = c->net,
 	};
 }
 
@@ -59,6 +60,9 @@ static int create_devices(struct vm *vm, struct err *e)
 	c[n].mem.region_bytes = vm->more_region;
 	c[n].mem.changed = on_plugged;
 	c[n++].mem.opaque = vm;
+	/* The last, so that the others are where they are without it. */
+	if (vm->shape.net.present)
+		net_device_config(vm, &c[n++]);
 	return devices_create(&vm->devices, &env, c, n, e);
 }
 

@@ -202,13 +202,22 @@ static const struct op {
 	int (*handle)(struct vm *vm, json_t *body, json_t *answer, struct err *e);
 	bool has_body; /* the handler checks the fields itself */
 } ops[] = {
-    {"configure", op_configure, true}, {"boot", op_boot, false},
-    {"prepare", op_prepare, true},     {"restore", op_restore, true},
-    {"rollback", op_rollback, true},   {"checkpoint", op_checkpoint, true},
-    {"pause", op_pause, false},	       {"resume", op_resume, false},
-    {"reset", op_reset, false},	       {"shutdown", op_shutdown, false},
-    {"info", op_info, true},	       {"metrics", op_metrics, false},
+    {"configure", op_configure, true},
+    {"boot", op_boot, false},
+    {"prepare", op_prepare, true},
+    {"restore", op_restore, true},
+    {"rollback", op_rollback, true},
+    {"checkpoint", op_checkpoint, true},
+    {"pause", op_pause, false},
+    {"resume", op_resume, false},
+    {"reset", op_reset, false},
+    {"shutdown", op_shutdown, false},
+    {"info", op_info, true},
+    {"metrics", op_metrics, false},
     {"memory", op_memory, true},
+    {"net_attach", op_net_attach, true},
+    {"net_detach", op_net_detach, false},
+    {"net_limits", op_net_limits, true},
 };
 
 static int dispatch(struct vm *vm, json_t *line, json_t *answer, struct err *e)
@@ -247,7 +256,7 @@ static json_t *refusal(int rc, struct err *e)
 			 e->msg);
 }
 
-json_t *ops_handle(struct vm *vm, json_t *line)
+json_t *ops_handle(struct vm *vm, json_t *line, int *passed_fd)
 {
 	struct err e = {0};
 	json_t *answer = json_object(), *id = json_object_get(line, "id");
@@ -256,7 +265,9 @@ json_t *ops_handle(struct vm *vm, json_t *line)
 	if (!answer)
 		return NULL;
 	vm->request_ns = clock_mono_ns();
+	vm->request_passed_fd = passed_fd;
 	rc = dispatch(vm, line, answer, &e);
+	vm->request_passed_fd = NULL;
 	if (rc) {
 		json_decref(answer);
 		answer = refusal(rc, &e);

@@ -138,13 +138,29 @@ static int go_on(struct vm *vm, struct err *e)
 
 /* --- restore -------------------------------------------------------------------------- */
 
+static const char *net_name(const struct vm_net_config *c)
+{
+	return !c->present ? "none" : c->backend == NET_TAP ? "\"tap\"" : "\"user\"";
+}
+
+static int check_net(const struct vm_net_config *have, const struct vm_net_config *want,
+		     struct err *e)
+{
+	if (have->present != want->present || (have->present && have->backend != want->backend))
+		return err_set(e, -EINVAL, "net: that of the shell is %s; the machine's is %s",
+			       net_name(have), net_name(want));
+	if (have->present && memcmp(have->mac, want->mac, sizeof(have->mac)))
+		return err_set(e, -EINVAL, "net: that of the shell has another MAC address");
+	return 0;
+}
+
 static int check_shape(const struct vm *vm, const struct vm_shape *want, struct err *e)
 {
 	const struct vm_shape *have = &vm->shape;
 
 	if (have->cpus == want->cpus && have->memory_mib == want->memory_mib &&
 	    have->disks == want->disks && have->vsock == want->vsock)
-		return 0;
+		return check_net(&have->net, &want->net, e);
 	return err_set(
 	    e, -EINVAL,
 	    "the shell has %u CPUs, %llu MiB, %u disks and %s vsock; the machine has %u, "

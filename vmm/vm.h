@@ -75,6 +75,13 @@ struct vm_disk_config {
 	bool read_only;
 };
 
+/* The network device. */
+struct vm_net_config {
+	bool present;
+	enum net_backend backend;
+	uint8_t mac[NET_MAC_BYTES];
+};
+
 /* What is to be booted. Owned strings; vm_config_fini() frees them. */
 struct vm_config {
 	char *kernel;
@@ -85,6 +92,8 @@ struct vm_config {
 	unsigned int disks_n;
 	char *vsock_path; /* NULL: no vsock device */
 	uint32_t vsock_cid;
+	struct vm_net_config net;
+	char *tap;     /* of "run": the tap device to attach; NULL: none */
 	char *console; /* NULL: dropped; "-": stdout */
 	bool host_cpu; /* the guest sees all features of this CPU, not the baseline (cpuid.h) */
 	bool trace_exits;
@@ -95,6 +104,7 @@ struct vm_shape {
 	unsigned int cpus, disks;
 	uint64_t memory_mib;
 	bool vsock;
+	struct vm_net_config net;
 };
 
 /* The files through which the host meets a machine: they can be made with the shell. Owned strings.
@@ -237,6 +247,7 @@ struct vm {
 	uint64_t boot_ns;	   /* when the boot or reset began */
 	uint64_t boot_to_ready_us;
 	uint64_t request_ns;	/* when the controller's request that is carried out came */
+	int *request_passed_fd; /* borrowed: the descriptor that came with it; -1: none */
 	uint64_t restore_ns;	/* when the last restore or rollback was asked for; 0: none */
 	uint64_t first_exit_ns; /* of vCPU 0 after it; 0: not yet */
 	uint64_t exits_until_ready;
@@ -383,6 +394,13 @@ int make_kernel(struct vm *vm, struct err *e);
 
 /* The machine ends: what is being written is given up, and the event says so. */
 void checkpoint_abort(struct vm *vm, const char *why);
+
+/* --- net.c ------------------------------------------------------------------------- */
+
+/* What a device is made of. */
+void net_device_config(struct vm *vm, struct device_config *c);
+/* Make the tap device of vm->config and attach it. Return: 0 or -errno */
+int net_open_tap(struct vm *vm, struct err *e);
 
 /* --- memory.c ---------------------------------------------------------------------- */
 

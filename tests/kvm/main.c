@@ -15,6 +15,7 @@
 
 #include "lib/fd.h"
 #include "tests/kvm/harness.h"
+#include "tests/kvm/net.h"
 
 static json_int_t number(json_t *o, const char *section, const char *name)
 {
@@ -506,6 +507,9 @@ static const struct test tests[] = {
     {"the process has at most 2 MiB of its own", the_process_is_small},
     {"nothing is inherited", nothing_is_inherited},
     {"a shell may listen for clients of vsock already", a_shell_listens},
+    {"frames of a network go both ways, and the first asks for it", net_frames_go_both_ways},
+    {"bad requests about a network are refused by name", net_bad_requests},
+    {"a network goes on over checkpoints, restores and rollbacks", net_over_a_checkpoint},
     {"a VMM that is started for it ends with its parent", ends_with_its_parent},
 };
 

@@ -5,8 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include "devices/net_int.h"
 #include "devices/serial.h"
 #include "devices/vsock_int.h"
 #include "fake_disk.h"
@@ -80,6 +82,113 @@ static void law(const struct device_config *c)
 	state_fini(&a);
 	state_fini(&b);
 	devices_post_restore(to.ds);
+}
+
+/* --- net ------------------------------------------------------------------------------ */
+
+#define NET_ALL (VERSION_1 | EVENT_IDX | NET_F_MRG_RXBUF | NET_F_GUEST_CSUM | NET_F_MTU)
+
+static unsigned int net_wanted;
+
+static void on_net_wanted(void *opaque)
+{
+	(void)opaque;
+	net_wanted++;
+}
+
+static struct device_config net_config(void)
+{
+	struct device_config c = {.kind = DEVICE_NET};
+
+	memcpy(c.net.mac, "\2abcde", NET_MAC_BYTES);
+	c.net.on_wanted = on_net_wanted;
+	return c;
+}
+
+static int net_attach(struct rig *g)
+{
+	struct err e;
+	int pair[2];
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	cr_assert_eq(device_net_attach(g->d, NET_USER, pair[0], &e), 0, "%s", e.msg);
+	return pair[1];
+}
+
+Test(state, net_goes_on_without_its_backend_and_asks_for_one)
+{
+	struct rig_buf rx = {RIG_DATA, 1526, true}, tx = {RIG_DATA + 4096, 100, false};
+	struct device_config c = net_config();
+	uint8_t frame[100] = {0};
+	struct net_info info;
+	int host;
+
+	rig_init(&from, &c);
+	rig_start(&from, NET_ALL, 64);
+	host = net_attach(&from);
+	for (int i = 0; i < 70; i++) {
+		rig_send(&from, 1, &tx, 1);
+		cr_assert_eq(read(host, frame, sizeof(frame)), 100);
+		rig_wait(&from, 1);
+		rig_send(&from, 0, &rx, 1);
+		cr_assert_eq(write(host, frame, sizeof(frame)), 100);
+		cr_assert_eq(rig_wait(&from, 0), 100);
+	}
+	rig_send(&from, 0, &rx, 1);
+	law(&c);
+	device_net_info(to.d, &info);
+	cr_expect_not(info.attached);
+	device_net_info(from.d, &info);
+	cr_expect(info.attached, "who is saved goes on as before");
+	net_wanted = 0;
+	rig_step(&to);
+	cr_expect_eq(net_wanted, 0);
+	rig_send(&to, 1, &tx, 1);
+	cr_expect_eq(net_wanted, 1);
+	close(host);
+	host = net_attach(&to);
+	cr_assert_eq(read(host, frame, sizeof(frame)), 100);
+	rig_wait(&to, 1);
+	cr_assert_eq(write(host, frame, sizeof(frame)), 100);
+	cr_expect_eq(rig_wait(&to, 0), 100);
+	close(host);
+}
+
+Test(state, net_frames_that_wait_for_a_backend_are_saved_and_ask)
+{
+	struct rig_buf tx = {RIG_DATA + 4096, 100, false};
+	struct device_config c = net_config();
+
+	net_wanted = 0;
+	rig_init(&from, &c);
+	rig_start(&from, NET_ALL, 64);
+	rig_send(&from, 1, &tx, 1);
+	cr_expect_eq(net_wanted, 1);
+	law(&c);
+	while (net_wanted < 2)
+		rig_step(&to);
+}
+
+Test(state, net_of_another_kind_or_address_is_refused)
+{
+	struct device_config c = net_config();
+	struct state_io a;
+	struct err e;
+
+	rig_init(&from, &c);
+	rig_start(&from, VERSION_1, 64);
+	cr_assert_eq(save(&from, &a, &e), 0, "%s", e.msg);
+	c.net.mac[5] = 1;
+	rig_init(&to, &c);
+	cr_expect_eq(restore(&to, &a, &e), -EINVAL);
+	cr_expect(strstr(e.msg, "MAC address"), "%s", e.msg);
+	rig_fini(&to);
+	c = net_config();
+	c.net.backend = NET_TAP;
+	rig_init(&to, &c);
+	cr_expect_eq(restore(&to, &a, &e), -EINVAL);
+	cr_expect(strstr(e.msg, "MTU"), "%s", e.msg);
+	state_fini(&a);
 }
 
 /* --- rng, balloon ------------------------------------------------------------------- */

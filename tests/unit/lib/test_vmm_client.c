@@ -316,6 +316,51 @@ Test(vmm_client, a_request_that_could_not_be_made_is_an_error)
 	fake_end(&f);
 }
 
+Test(vmm_client, a_descriptor_goes_along_with_the_first_byte)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(2 * sizeof(int))];
+	} control;
+	char dir[] = "/tmp/vmm-client-XXXXXX", path[64], first,
+	     answer[] = "{\"id\":1,\"ok\":true}\n";
+	struct iovec iov = {&first, 1};
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = control.bytes,
+			   .msg_controllen = sizeof(control)};
+	struct vmm_client *c;
+	int listener, fd, passed, pipe_fds[2];
+	struct err e;
+
+	cr_assert(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/sock", dir);
+	listener = fd_unix_listen(path, 0600, &e);
+	cr_assert_eq(vmm_client_connect(path, NULL, NULL, &c, &e), 0, "%s", e.msg);
+	fd = accept(listener, NULL, NULL);
+	cr_assert_eq(pipe(pipe_fds), 0);
+	/* It is there before anybody asks. */
+	cr_assert_eq(fd_write_full(pipe_fds[1], "x", 1), 0);
+	cr_assert_eq(
+	    vmm_client_call_fd(c, json_pack("{ss}", "op", "late"), pipe_fds[0], 0, NULL, &e),
+	    -ETIMEDOUT);
+	cr_assert_eq(recvmsg(fd, &m, 0), 1);
+	cr_expect_eq(first, '{');
+	cr_assert_eq(CMSG_FIRSTHDR(&m)->cmsg_len, CMSG_LEN(sizeof(int)));
+	memcpy(&passed, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof(passed));
+	cr_expect_eq(read(passed, &first, 1), 1);
+	cr_expect_eq(first, 'x');
+	cr_expect_eq(fd_write_full(fd, answer, sizeof(answer) - 1), 0);
+	close(passed);
+	close(fd);
+	close(listener);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	vmm_client_destroy(c);
+	unlink(path);
+	rmdir(dir);
+}
+
 Test(vmm_client, a_program_that_does_not_exist_leaves_no_socket)
 {
 	struct vmm_spawn s = {.program = "/nonexistent/vmm", .socket_path = "/tmp/vmm-client-none"};

@@ -275,6 +275,13 @@ Test(config, bad_bodies_of_the_other_requests_are_refused_and_named)
 	    {'p', "{\"disks\":[]}", "disks"},
 	    {'p', "{\"kernel\":\"k\"}", "\"kernel\""},
 	    {'p', "{\"vsock_path\":\"p\"}", "vsock_path"},
+	    {'p', "{\"net\":{}}", "backend"},
+	    {'p', "{\"net\":{\"backend\":\"wire\"}}", "backend"},
+	    {'p', "{\"net\":{\"backend\":\"tap\",\"name\":\"t\"}}", "name"},
+	    {'p', "{\"net\":{\"backend\":\"tap\",\"mac\":\"\"}}", "mac"},
+	    {'p', "{\"net\":{\"backend\":\"tap\",\"mac\":\"2:3:4:5:6:7\"}}", "mac"},
+	    {'p', "{\"net\":{\"backend\":\"tap\",\"mac\":\"02:03:04:05:06:07:08\"}}", "mac"},
+	    {'p', "{\"net\":{\"backend\":\"tap\",\"mac\":\"01:03:04:05:06:07\"}}", "mac"},
 	    {'p', "{\"vsock\":true,\"vsock_path\":\"\"}", "vsock_path"},
 	    {'p', "{\"vsock\":true,\"vsock_path\":\"p\",\"vsock_cid\":2}", "vsock_cid"},
 	};
@@ -329,6 +336,37 @@ Test(config, a_shell_may_be_told_where_it_is_met)
 	cr_expect_null(ends.vsock_path);
 	cr_expect_null(ends.console);
 	json_decref(body);
+}
+
+Test(config, a_network_has_a_kind_and_an_address)
+{
+	json_t *body = parse("{\"kernel\":\"k\",\"net\":{\"backend\":\"user\"}}");
+	const char *args[] = {"--kernel", "k", "--net", "tap=tap7"};
+	struct vm_config c;
+	const char *socket;
+	struct err e;
+
+	cr_assert_eq(config_from_json(body, &c, &e), 0, "%s", e.msg);
+	cr_expect(c.net.present);
+	cr_expect_eq(c.net.backend, NET_USER);
+	cr_expect_arr_eq(c.net.mac, "\x02\x6f\x63\0\0\1", 6);
+	vm_config_fini(&c);
+	json_decref(body);
+	body =
+	    parse("{\"kernel\":\"k\",\"net\":{\"backend\":\"tap\",\"mac\":\"aa:0B:cc:00:10:f1\"}}");
+	cr_assert_eq(config_from_json(body, &c, &e), 0, "%s", e.msg);
+	cr_expect_eq(c.net.backend, NET_TAP);
+	cr_expect_arr_eq(c.net.mac, "\xaa\x0b\xcc\0\x10\xf1", 6);
+	vm_config_fini(&c);
+	json_decref(body);
+	cr_assert_eq(config_from_args(4, (char **)args, &c, &socket, &e), 0, "%s", e.msg);
+	cr_expect_eq(c.net.backend, NET_TAP);
+	cr_expect_str_eq(c.tap, "tap7");
+	vm_config_fini(&c);
+	args[3] = "user";
+	cr_expect_eq(config_from_args(4, (char **)args, &c, &socket, &e), -EINVAL);
+	cr_expect(strstr(e.msg, "--net"), "%s", e.msg);
+	vm_config_fini(&c);
 }
 
 Test(config, a_checkpoint_may_leave_disks_as_they_are)

@@ -152,7 +152,8 @@ Test(ioapic, a_state_that_no_guest_could_make_is_refused)
 	struct err e;
 
 	cr_expect_eq(carry(&a, &fewer, &e), -EINVAL);
-	cr_expect_str_eq(e.msg, "section IOAP 0: interrupt pins: 7 in the saved state, 6 here");
+	cr_expect_str_eq(e.msg,
+			 "section IOAP 0: devices with interrupts: 7 in the saved state, 6 here");
 	a.entries[2] |= 1ull << 14;
 	cr_expect_eq(carry(&a, &b, &e), -EINVAL);
 	a.entries[2] = 1ull << 16;

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * virtio-net: frames of the guest.
+ *
+ * A frame goes to the backend in one writev(), out of guest memory. Only its header is ours: a
+ * copy, with nothing in it that the driver has not negotiated. What the backend, or a limit, does
+ * not take stays in the queue, so a guest that sends too much waits by itself.
+ *
+ * Without a backend frames wait in the queue, too, and the first one asks for a backend. When the
+ * queue is half full the oldest are dropped: a driver whose queue stands still for seconds takes
+ * its device for broken. Frames in which a kernel only speaks of itself when an interface comes up
+ * ask for nothing, as a guest that uses no network is to cost none.
+ */
+#include <endian.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "devices/net_int.h"
+#include "lib/clock.h"
+#include "lib/log.h"
+
+#define TX_A_TURN    64
+#define CHAIN_IOV    (VIRTQ_MAX_CHAIN + GUEST_MEM_MAX_REGIONS)
+#define ASK_AGAIN_NS 1000000000ULL
+
+/* --- headers ---------------------------------------------------------------------------- */
+
+/* Return: false if it makes no sense, or asks for what was not negotiated. */
+static bool header_allowed(const struct device *d, const struct net_header *h, uint64_t bytes)
+{
+	uint64_t payload = bytes - sizeof(*h);
+	uint8_t gso = h->gso_type & (uint8_t)~NET_GSO_ECN;
+	bool sums = h->flags & NET_HDR_NEEDS_CSUM;
+
+	if (sums && (!device_has(d, NET_F_CSUM) ||
+		     (uint64_t)le16toh(h->csum_start) + le16toh(h->csum_offset) + 2 > payload))
+		return false;
+	if (h->gso_type == NET_GSO_NONE)
+		return true;
+	if (!sums || !h->gso_size || le16toh(h->hdr_len) > payload)
+		return false;
+	if ((h->gso_type & NET_GSO_ECN) && !device_has(d, NET_F_HOST_ECN))
+		return false;
+	return (gso == NET_GSO_TCPV4 && device_has(d, NET_F_HOST_TSO4)) ||
+	       (gso == NET_GSO_TCPV6 && device_has(d, NET_F_HOST_TSO6));
+}
+
+/* --- one frame ---------------------------------------------------------------------------- */
+
+enum sent { SENT, DROPPED, FULL, GONE };
+
+static enum sent send_frame(struct net *n, const struct virtq_chain *c)
+{
+	const struct virtq *q = &n->dev->queues[NET_Q_TX].q;
+	struct iovec iov[1 + CHAIN_IOV];
+	struct net_header h;
+	ssize_t done;
+	int parts;
+
+	if (c->out_bytes < NET_FRAME_MIN || c->out_bytes > NET_FRAME_MAX ||
+	    virtq_chain_read(q, c, 0, &h, sizeof(h)) < 0 ||
+	    !header_allowed(n->dev, &h, c->out_bytes))
+		return DROPPED;
+	h.flags &= NET_HDR_NEEDS_CSUM;
+	h.num_buffers = 0;
+	if (!h.flags)
+		memset(&h, 0, sizeof(h));
+	iov[0] = (struct iovec){&h, sizeof(h)};
+	parts =
+	    virtq_chain_iov(q, c, false, sizeof(h), c->out_bytes - sizeof(h), iov + 1, CHAIN_IOV);
+	if (parts < 0)
+		return DROPPED;
+	do
+		done = writev(n->fd, iov, 1 + parts);
+	while (done < 0 && errno == EINTR);
+	if (done >= 0)
+		return SENT;
+	if (errno == EAGAIN)
+		return FULL;
+	return net_backend_gone(errno) ? GONE : DROPPED;
+}
+
+/* --- without a backend --------------------------------------------------------------------- */
+
+#define ETHERTYPE_AT	    12u
+#define ETHERTYPE_IPV6	    0x86ddu
+#define IPV6_NEXT_AT	    (NET_ETHERNET_BYTES + 6)
+#define IPV6_SOURCE_AT	    (NET_ETHERNET_BYTES + 8)
+#define IPV6_BYTES	    40u
+#define IPV6_HOP_BY_HOP	    0u
+#define IPV6_ICMP	    58u
+#define HOP_BY_HOP_BYTES    8u	 /* with the one option that these have */
+#define ICMP_LISTENERS	    131u /* report, and done; then the search for routers */
+#define ICMP_ROUTER_SOLICIT 133u
+#define ICMP_NEIGHBOUR	    135u
+#define ICMP_LISTENERS_V2   143u
+
+/* A report of groups, a search for routers, or a probe whether an address is taken: IPv6. */
+static bool speaks_of_itself(const uint8_t *f, size_t bytes)
+{
+	static const uint8_t nobody[16];
+	size_t icmp = NET_ETHERNET_BYTES + IPV6_BYTES;
+	uint8_t next;
+
+	if (bytes <= icmp + HOP_BY_HOP_BYTES ||
+	    (f[ETHERTYPE_AT] << 8 | f[ETHERTYPE_AT + 1]) != ETHERTYPE_IPV6)
+		return false;
+	next = f[IPV6_NEXT_AT];
+	if (next == IPV6_HOP_BY_HOP && !f[icmp + 1]) {
+		next = f[icmp];
+		icmp += HOP_BY_HOP_BYTES;
+	}
+	if (next != IPV6_ICMP)
+		return false;
+	if (f[icmp] == ICMP_NEIGHBOUR)
+		return !memcmp(f + IPV6_SOURCE_AT, nobody, sizeof(nobody));
+	return (f[icmp] >= ICMP_LISTENERS && f[icmp] <= ICMP_ROUTER_SOLICIT) ||
+	       f[icmp] == ICMP_LISTENERS_V2;
+}
+
+static bool frame_asks(struct net *n, const struct virtq_chain *c)
+{
+	uint8_t head[NET_ETHERNET_BYTES + IPV6_BYTES + HOP_BY_HOP_BYTES + 1];
+	size_t bytes = sizeof(head);
+
+	if (c->out_bytes < NET_FRAME_MIN)
+		return false;
+	if (bytes > c->out_bytes - sizeof(struct net_header))
+		bytes = (size_t)c->out_bytes - sizeof(struct net_header);
+	if (virtq_chain_read(&n->dev->queues[NET_Q_TX].q, c, sizeof(struct net_header), head,
+			     (uint32_t)bytes) < 0)
+		return false;
+	return !speaks_of_itself(head, bytes);
+}
+
+static void ask(struct net *n)
+{
+	uint64_t now = clock_mono_ns();
+
+	if (n->wanted)
+		return;
+	if (n->asked_ns && now - n->asked_ns < ASK_AGAIN_NS) {
+		net_wake_after(n, ASK_AGAIN_NS - (now - n->asked_ns));
+		return;
+	}
+	n->wanted = true;
+	n->asked_ns = now;
+	if (n->on_wanted)
+		n->on_wanted(n->opaque);
+}
+
+/* Return: as virtq_pop(); VIRTQ_OK: frames wait. */
+static enum virtq_status hold_frames(struct net *n)
+{
+	struct virtq *q = &n->dev->queues[NET_Q_TX].q;
+	struct virtq_chain c;
+	enum virtq_status s;
+
+	do {
+		while ((s = virtq_pop(q, &c)) == VIRTQ_OK) {
+			/* Itself, and those behind it. */
+			if (virtq_waiting(q) < q->geo.size / 2 && frame_asks(n, &c)) {
+				virtq_unpop(q, 1);
+				ask(n);
+				virtq_await_more(q);
+				return VIRTQ_OK;
+			}
+			n->out.dropped++;
+			if (virtq_push(q, c.head, 0) != VIRTQ_OK)
+				return VIRTQ_BROKEN;
+		}
+	} while (s == VIRTQ_EMPTY && virtq_enable_notify(q));
+	return s;
+}
+
+/* --- the queue ------------------------------------------------------------------------------ */
+
+/* Return: 0 if a frame may go. */
+static uint64_t limited(struct net *n)
+{
+	uint64_t wait;
+
+	if (!n->out.bytes.rate && !n->out.frames.rate)
+		return 0;
+	wait = net_direction_wait(&n->out, clock_mono_ns());
+	if (wait)
+		net_wake_after(n, wait);
+	return wait;
+}
+
+/* Return: VIRTQ_OK if frames wait for the backend, the timer, or a further turn. */
+static enum virtq_status send_frames(struct net *n)
+{
+	struct virtq *q = &n->dev->queues[NET_Q_TX].q;
+	struct virtq_chain c;
+	enum virtq_status s;
+
+	for (int turns = 0; turns < TX_A_TURN; turns++) {
+		enum sent sent;
+
+		if (limited(n))
+			return VIRTQ_OK;
+		s = virtq_pop(q, &c);
+		if (s == VIRTQ_EMPTY && virtq_enable_notify(q))
+			s = virtq_pop(q, &c);
+		if (s != VIRTQ_OK)
+			return s;
+		sent = c.n_in ? DROPPED : send_frame(n, &c);
+		if (sent == FULL || sent == GONE) {
+			virtq_unpop(q, 1);
+			n->tx_full = sent == FULL;
+			if (sent == FULL)
+				return VIRTQ_OK;
+			net_backend_drop(n);
+			return hold_frames(n);
+		}
+		n->dev->stats.requests++;
+		if (sent == SENT)
+			net_direction_take(&n->out,
+					   (uint32_t)(c.out_bytes - sizeof(struct net_header)));
+		else
+			n->out.dropped++;
+		if (virtq_push(q, c.head, 0) != VIRTQ_OK)
+			return VIRTQ_BROKEN;
+	}
+	device_again(n->dev, NET_Q_TX);
+	return VIRTQ_OK;
+}
+
+void net_tx(struct net *n)
+{
+	struct virtq *q = &n->dev->queues[NET_Q_TX].q;
+	enum virtq_status s;
+
+	if (!device_active(n->dev) || n->tx_full)
+		return;
+	virtq_disable_notify(q);
+	s = n->fd < 0 ? hold_frames(n) : send_frames(n);
+	n->dev->stats.out_bytes = n->out.n_bytes;
+	if (s == VIRTQ_BROKEN)
+		device_break(n->dev, "a malformed frame to send");
+	device_signal_used(n->dev, NET_Q_TX);
+	net_backend_watch(n);
+}
