@@ -57,6 +57,10 @@ static const struct setting settings[] = {
      "merge layers of disks that have more than N (default 32; 0: never)"},
     {"cold-after", NUMBER, AT(cold_after_s), 0, 1000000000, "SECONDS",
      "pack memory of checkpoints that were not used for so long (default 0: never)"},
+    {"build-step-timeout", NUMBER, AT(build_step_timeout_s), 1, 86400, "SECONDS",
+     "for one step of an image's build (default 300)"},
+    {"build-timeout", NUMBER, AT(build_timeout_s), 1, 86400, "SECONDS",
+     "for the whole build of an image (default 1800)"},
     {"boot-timeout", NUMBER, AT(boot_timeout_s), 1, 3600, "SECONDS",
      "until a new guest must answer (default 60)"},
     {"exit-grace", NUMBER, AT(exit_grace_s), 0, 3600, "SECONDS",
@@ -367,6 +371,8 @@ int config_parse(struct config *c, int argc, char **argv, struct err *e)
 	c->exit_grace_s = 5;
 	c->pool_size = 2;
 	c->flatten_above = 32;
+	c->build_step_timeout_s = 300;
+	c->build_timeout_s = 1800;
 	rc = read_options(c, argc, argv, true, e);
 	if (!rc && !c->help && !c->version)
 		rc = read_options(c, argc, argv, false, e);

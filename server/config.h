@@ -33,6 +33,7 @@ struct config {
 	int64_t max_cpus, max_memory_mib, max_disk_mib, max_sandboxes;
 	int64_t boot_timeout_s, exit_grace_s, pool_size;
 	int64_t flatten_above, cold_after_s; /* 0: never */
+	int64_t build_step_timeout_s, build_timeout_s;
 	bool no_auth, stop_sandboxes_on_exit;
 	bool strict;	    /* previews of listed ports only */
 	bool help, version; /* then nothing else was checked */

@@ -1,21 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Patches of checkpoints (api.md 8.5). */
+/* Patches of checkpoints, and so of images and snapshots (api.md 8.5). */
 #include <errno.h>
 #include <stdio.h>
 
-#include "server/api/api.h"
+#include "server/api/images.h"
 #include "server/manager/checkpoint.h"
 #include "server/manager/layers.h"
+#include "server/manager/snapshot.h"
 
-static bool ids_valid(struct request *r, bool with_patch)
+static bool checkpoint_valid(struct request *r)
 {
-	if (!uuid_valid(r->param[0]))
-		reply_error(r, 400, "invalid checkpoint ID \"%.64s\"", r->param[0]);
-	else if (with_patch && !uuid_valid(r->param[1]))
-		reply_error(r, 400, "invalid patch ID \"%.64s\"", r->param[1]);
-	else
+	if (uuid_valid(r->param[0]))
 		return true;
+	reply_error(r, 400, "invalid checkpoint ID \"%.64s\"", r->param[0]);
 	return false;
+}
+
+/* Whose checkpoint the first parameter names. False after having replied. */
+static bool of_image(struct request *r, char id[UUID_SIZE])
+{
+	struct err e;
+	int rc = image_find(api_manager(r), r->param[0], id, &e);
+
+	if (rc)
+		reply_errno(r, rc, &e);
+	return !rc;
+}
+
+static bool of_snapshot(struct request *r, char id[UUID_SIZE])
+{
+	struct err e;
+	int rc = snapshot_checkpoint(api_manager(r), r->param[0], id, &e);
+
+	if (rc)
+		reply_errno(r, rc, &e);
+	return !rc;
 }
 
 static void write_patch(struct strbuf *b, const struct patch_row *row)
@@ -47,7 +66,7 @@ static const struct json_field patch_fields[] = {
     JSON_FIELD(struct patch_body, description, "description", JSON_F_STRING),
 };
 
-void api_patch_create(struct request *r)
+static void create_for(struct request *r, const char *checkpoint)
 {
 	struct patch_body body = {.description = ""};
 	struct patch_row row = {0};
@@ -55,9 +74,9 @@ void api_patch_create(struct request *r)
 	struct err e;
 	int rc;
 
-	if (!ids_valid(r, false) || !request_bind(r, patch_fields, 2, &body))
+	if (!request_bind(r, patch_fields, 2, &body))
 		return;
-	snprintf(row.checkpoint_id, sizeof(row.checkpoint_id), "%s", r->param[0]);
+	snprintf(row.checkpoint_id, sizeof(row.checkpoint_id), "%s", checkpoint);
 	row.script = (char *)body.script; /* borrowed */
 	row.description = (char *)body.description;
 	rc = patch_add(api_manager(r), &row, &e);
@@ -72,16 +91,14 @@ void api_patch_create(struct request *r)
 	reply_json(r, 201, &b);
 }
 
-void api_patch_list(struct request *r)
+static void list_of(struct request *r, const char *checkpoint)
 {
 	struct strbuf b = {0};
 	struct err e;
 	int rc;
 
-	if (!ids_valid(r, false))
-		return;
 	strbuf_adds(&b, "[");
-	rc = patch_each(api_manager(r), r->param[0], write_item, &b, &e);
+	rc = patch_each(api_manager(r), checkpoint, write_item, &b, &e);
 	strbuf_adds(&b, "]");
 	if (rc) {
 		strbuf_fini(&b);
@@ -91,16 +108,62 @@ void api_patch_list(struct request *r)
 	}
 }
 
-void api_patch_delete(struct request *r)
+static void delete_of(struct request *r, const char *checkpoint)
 {
 	struct err e;
 	int rc;
 
-	if (!ids_valid(r, true))
+	if (!uuid_valid(r->param[1])) {
+		reply_error(r, 400, "invalid patch ID \"%.64s\"", r->param[1]);
 		return;
-	rc = patch_delete(api_manager(r), r->param[0], r->param[1], &e);
+	}
+	rc = patch_delete(api_manager(r), checkpoint, r->param[1], &e);
 	if (rc)
 		reply_errno(r, rc, &e);
 	else
 		reply_empty(r, 204);
 }
+
+/* --- by checkpoint, image, snapshot ------------------------------------------------------------
+ */
+
+void api_patch_create(struct request *r)
+{
+	if (checkpoint_valid(r))
+		create_for(r, r->param[0]);
+}
+
+void api_patch_list(struct request *r)
+{
+	if (checkpoint_valid(r))
+		list_of(r, r->param[0]);
+}
+
+void api_patch_delete(struct request *r)
+{
+	if (checkpoint_valid(r))
+		delete_of(r, r->param[0]);
+}
+
+#define BY(what)                                                                                   \
+	void api_##what##_patch_create(struct request *r)                                          \
+	{                                                                                          \
+		char id[UUID_SIZE];                                                                \
+		if (of_##what(r, id))                                                              \
+			create_for(r, id);                                                         \
+	}                                                                                          \
+	void api_##what##_patch_list(struct request *r)                                            \
+	{                                                                                          \
+		char id[UUID_SIZE];                                                                \
+		if (of_##what(r, id))                                                              \
+			list_of(r, id);                                                            \
+	}                                                                                          \
+	void api_##what##_patch_delete(struct request *r)                                          \
+	{                                                                                          \
+		char id[UUID_SIZE];                                                                \
+		if (of_##what(r, id))                                                              \
+			delete_of(r, id);                                                          \
+	}
+
+BY(image)
+BY(snapshot)

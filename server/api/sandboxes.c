@@ -7,6 +7,8 @@
 
 #include "lib/fd.h"
 #include "server/api/api.h"
+#include "server/api/images.h"
+#include "server/manager/images.h"
 
 #define DEFAULT_TIMEOUT_S 300
 #define DEFAULT_PORT	  80
@@ -113,7 +115,7 @@ static const struct json_field create_fields[] = {
 /* A field that changes what the client gets must not be passed over in silence. */
 static bool asks_for_what_is_missing(struct request *r)
 {
-	static const char *const later[] = {"image", "snapshot", "secretStore", "webhooks"};
+	static const char *const later[] = {"secretStore", "webhooks"};
 
 	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
 		const json_t *v = json_object_get(r->json, later[i]);
@@ -125,6 +127,37 @@ static bool asks_for_what_is_missing(struct request *r)
 		return true;
 	}
 	return false;
+}
+
+static bool is_given(const json_t *v)
+{
+	return v && !json_is_null(v) && !(json_is_string(v) && !json_string_length(v));
+}
+
+/* What it begins with: an image or a snapshot, by name or as template, or a template. */
+static void create_of(struct request *r, struct sandbox_spec *spec, const char *preview_token)
+{
+	const json_t *image = json_object_get(r->json, "image");
+	const json_t *snapshot = json_object_get(r->json, "snapshot");
+	struct sandbox *s = NULL;
+	const char *name;
+	struct err e;
+	int rc;
+
+	if (is_given(image) && is_given(snapshot)) {
+		reply_error(r, 400, "image and snapshot: only one of them is possible");
+	} else if (is_given(image)) {
+		api_create_of_image(r, spec, preview_token);
+	} else if (is_given(snapshot) && !json_is_string(snapshot)) {
+		reply_error(r, 400, "snapshot: a string is required");
+	} else if (is_given(snapshot)) {
+		api_create_of_snapshot(r, json_string_value(snapshot), false, spec, preview_token);
+	} else if (!images_find(manager_images(api_manager(r)), spec->template, &name)) {
+		api_create_of_snapshot(r, spec->template, true, spec, preview_token);
+	} else {
+		rc = sandbox_create(api_manager(r), spec, &s, &e);
+		api_reply_new_sandbox(r, rc, s, preview_token, &e);
+	}
 }
 
 void api_sandbox_create(struct request *r)
@@ -140,17 +173,13 @@ void api_sandbox_create(struct request *r)
 	    .network = true,
 	};
 	struct preview_auth auth;
-	struct sandbox *s = NULL;
-	struct err e;
-	int rc;
 
 	if (!request_bind(r, create_fields, sizeof(create_fields) / sizeof(create_fields[0]),
 			  &spec) ||
 	    asks_for_what_is_missing(r) || !api_read_preview_auth(r, &auth))
 		return;
 	spec.preview_hash = auth.hash;
-	rc = sandbox_create(api_manager(r), &spec, &s, &e);
-	api_reply_new_sandbox(r, rc, s, auth.token, &e);
+	create_of(r, &spec, auth.token);
 }
 
 void api_sandbox_list(struct request *r)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The one route table. Routes of the API that are not built yet say so: 501. */
-#include "server/api/api.h"
+#include "server/api/images.h"
 
-#define SB    "/sandboxes/:id"
-#define CP    "/sandboxes/checkpoints/:cp"
-#define MAKES (ROUTE_SLOW | ROUTE_CREATES)
-#define LATER .handler = api_not_implemented, .feature
+#define SB     "/sandboxes/:id"
+#define CP     "/sandboxes/checkpoints/:cp"
+#define MAKES  (ROUTE_SLOW | ROUTE_CREATES)
+#define BUILDS (MAKES | ROUTE_EVENTS | ROUTE_LARGE)
+#define LATER  .handler = api_not_implemented, .feature
 
 const struct route api_routes[] = {
     {"GET", "/health", api_health, ROUTE_OPEN, NULL, NULL},
@@ -22,7 +23,7 @@ const struct route api_routes[] = {
     {"GET", CP "/patches", api_patch_list, 0, NULL, NULL},
     {"DELETE", CP "/patches/:pid", api_patch_delete, 0, NULL, NULL},
 
-    {"POST", "/sandboxes", api_sandbox_create, MAKES, NULL, NULL},
+    {"POST", "/sandboxes", api_sandbox_create, BUILDS, NULL, NULL},
     {"GET", "/sandboxes", api_sandbox_list, 0, NULL, NULL},
     {"GET", SB, api_sandbox_get, 0, NULL, NULL},
     {"DELETE", SB, api_sandbox_delete, 0, NULL, NULL},
@@ -85,27 +86,30 @@ const struct route api_routes[] = {
     {"POST", SB "/preview/rotate", api_preview_rotate, 0, NULL, NULL},
     {"GET", SB "/tcp/:port", api_tcp, 0, NULL, NULL},
 
+    {"POST", "/images", api_image_build, BUILDS, NULL, NULL},
+    {"GET", "/images", api_image_list, 0, NULL, NULL},
+    {"DELETE", "/images/:hash", api_image_delete, 0, NULL, NULL},
+    {"POST", "/images/:name/patches", api_image_patch_create, 0, NULL, NULL},
+    {"GET", "/images/:name/patches", api_image_patch_list, 0, NULL, NULL},
+    {"DELETE", "/images/:name/patches/:pid", api_image_patch_delete, 0, NULL, NULL},
+    {"POST", "/snapshots", api_snapshot_create, BUILDS, NULL, NULL},
+    {"GET", "/snapshots", api_snapshot_list, 0, NULL, NULL},
+    {"GET", "/snapshots/:name", api_snapshot_get, 0, NULL, NULL},
+    {"DELETE", "/snapshots/:name", api_snapshot_delete, 0, NULL, NULL},
+    {"POST", "/snapshots/:name/publish", api_snapshot_publish, 0, NULL, NULL},
+    {"POST", "/snapshots/:name/unpublish", api_snapshot_unpublish, 0, NULL, NULL},
+    {"POST", "/snapshots/:name/patches", api_snapshot_patch_create, 0, NULL, NULL},
+    {"GET", "/snapshots/:name/patches", api_snapshot_patch_list, 0, NULL, NULL},
+    {"DELETE", "/snapshots/:name/patches/:pid", api_snapshot_patch_delete, 0, NULL, NULL},
+    {"POST", "/templates", api_template_build, 0, NULL, NULL},
+    {"GET", "/templates", api_template_list, 0, NULL, NULL},
+    {"GET", "/templates/:name", api_template_get, 0, NULL, NULL},
+    {"DELETE", "/templates/:name", api_template_delete, 0, NULL, NULL},
+
     /* Not built yet. */
     {"POST", SB "/migrate", LATER = "migration"},
     {"GET", SB "/logs", LATER = "log search"},
     {"GET", SB "/allowed-hosts", LATER = "secret stores"},
-    {"POST", "/snapshots", LATER = "snapshots"},
-    {"GET", "/snapshots", LATER = "snapshots"},
-    {"GET", "/snapshots/:name", LATER = "snapshots"},
-    {"DELETE", "/snapshots/:name", LATER = "snapshots"},
-    {"POST", "/snapshots/:name/publish", LATER = "snapshots"},
-    {"POST", "/snapshots/:name/unpublish", LATER = "snapshots"},
-    {"POST", "/snapshots/:name/patches", LATER = "patches"},
-    {"GET", "/snapshots/:name/patches", LATER = "patches"},
-    {"DELETE", "/snapshots/:name/patches/:pid", LATER = "patches"},
-    {"GET", "/images", LATER = "images"},
-    {"POST", "/images/:name/patches", LATER = "patches"},
-    {"GET", "/images/:name/patches", LATER = "patches"},
-    {"DELETE", "/images/:name/patches/:pid", LATER = "patches"},
-    {"POST", "/templates", LATER = "templates"},
-    {"GET", "/templates", LATER = "templates"},
-    {"GET", "/templates/:name", LATER = "templates"},
-    {"DELETE", "/templates/:name", LATER = "templates"},
     {"POST", "/secret-stores", LATER = "secret stores"},
     {"GET", "/secret-stores", LATER = "secret stores"},
     {"GET", "/secret-stores/:store", LATER = "secret stores"},

@@ -22,8 +22,9 @@
 #include "server/http/ws.h"
 
 #define BODY_MAX	  (1u << 20)
-#define DROP_MAX	  (64u << 20) /* of a body that nobody wants any more */
-#define DROP_MAX_UNKNOWN  (64u << 10) /* the same, from a client without credentials */
+#define LARGE_MAX	  (512u << 20) /* of all large bodies at once */
+#define DROP_MAX	  (64u << 20)  /* of a body that nobody wants any more */
+#define DROP_MAX_UNKNOWN  (64u << 10)  /* the same, from a client without credentials */
 #define CONNECTION_MEMORY (128u << 10)
 #define THREAD_STACK	  (512u << 10)
 #define MAX_CONNECTIONS	  8192u
@@ -42,6 +43,7 @@ struct httpd {
 	struct edge *edge;	    /* owned; the acceptor's */
 	unsigned int active;	    /* atomic */
 	unsigned int connections;   /* atomic */
+	size_t large_bytes;	    /* atomic; of bodies over BODY_MAX */
 	struct route_stats *routes; /* owned; config.n_routes + 1 */
 	struct ws_set sockets;
 };
@@ -116,6 +118,8 @@ static void request_completed(void *cls, struct MHD_Connection *conn, void **con
 	if (!*con_cls)
 		return;
 	count_request(h, *con_cls);
+	__atomic_sub_fetch(&h->large_bytes, ((struct request *)*con_cls)->large_bytes,
+			   __ATOMIC_RELAXED);
 	request_destroy(*con_cls);
 	*con_cls = NULL;
 	__atomic_sub_fetch(&h->active, 1, __ATOMIC_RELAXED);
@@ -183,15 +187,32 @@ static void request_begin(struct httpd *h, struct request *r)
 	}
 }
 
-static void request_take_body(struct request *r, const char *data, size_t len)
+static size_t body_limit(const struct request *r)
+{
+	return r->route->flags & ROUTE_LARGE ? BODY_LARGE_MAX : BODY_MAX;
+}
+
+/* Is there room for more of a body, in all that the server holds? */
+static bool count_large(struct httpd *h, struct request *r, size_t len)
+{
+	if (r->body.len + len <= BODY_MAX)
+		return true;
+	r->large_bytes += len;
+	return __atomic_add_fetch(&h->large_bytes, len, __ATOMIC_RELAXED) <= LARGE_MAX;
+}
+
+static void request_take_body(struct httpd *h, struct request *r, const char *data, size_t len)
 {
 	if (r->response) {
 		r->dropped_bytes += len;
 	} else if (r->uploading) {
 		r->route->upload->data(r, data, len);
 		r->uploading = !r->response;
-	} else if (r->body.len + len > BODY_MAX) {
-		reply_error(r, 413, "the body is larger than %u bytes", BODY_MAX);
+	} else if (r->body.len + len > body_limit(r)) {
+		reply_error(r, 413, "the body is larger than %zu bytes", body_limit(r));
+		strbuf_fini(&r->body);
+	} else if (!count_large(h, r, len)) {
+		reply_error_code(r, 503, NULL, true, "too many large requests at once");
 		strbuf_fini(&r->body);
 	} else {
 		strbuf_add(&r->body, data, len);
@@ -266,7 +287,7 @@ static enum MHD_Result request_step(void *cls, struct MHD_Connection *conn, cons
 		return MHD_YES;
 	}
 	if (*data_len) {
-		request_take_body(r, data, *data_len);
+		request_take_body(h, r, data, *data_len);
 		*data_len = 0;
 		return r->dropped_bytes > drop_limit(r) ? MHD_NO : MHD_YES;
 	}

@@ -32,6 +32,7 @@ struct request;
 struct httpd;
 struct ws_set;
 struct ws_upgrade;
+struct slow;
 
 /* For routes whose body is a stream. data, end and abort are only called after a begin() that
  * made no reply. abort: the client went away, or end() will not come for another reason; exactly
@@ -43,10 +44,14 @@ struct upload_ops {
 	void (*abort)(struct request *r);
 };
 
-#define ROUTE_OPEN     1u /* needs no credentials */
-#define ROUTE_NO_TOKEN 2u /* needs an API key: the token of one sandbox is not enough */
-#define ROUTE_SLOW     4u /* may take longer than clients wait for a sign of life: see slow.h */
-#define ROUTE_CREATES  8u /* a slow one that answers 201, not 200 */
+#define ROUTE_OPEN     1u  /* needs no credentials */
+#define ROUTE_NO_TOKEN 2u  /* needs an API key: the token of one sandbox is not enough */
+#define ROUTE_SLOW     4u  /* may take longer than clients wait for a sign of life: see slow.h */
+#define ROUTE_CREATES  8u  /* a slow one that answers 201, not 200 */
+#define ROUTE_EVENTS   16u /* a slow one that sends events to clients that accept them */
+#define ROUTE_LARGE    32u /* its body may have BODY_LARGE_MAX bytes */
+
+#define BODY_LARGE_MAX (80u << 20)
 
 struct route {
 	const char *method;
@@ -78,6 +83,8 @@ struct request {
 	const struct httpd *httpd; /* that it came to */
 	uint64_t begun_ns;	   /* monotonic; when its headers had come */
 	uint64_t dropped_bytes;	   /* of the body, after an error */
+	size_t large_bytes;	   /* of the body, that count for the server's limit */
+	struct slow *events;	   /* of a handler whose client accepts events; or NULL */
 	/* The reply. */
 	bool keeps_reply; /* as text in `late`, not as a response; see slow.h */
 	bool retryable;	  /* then */

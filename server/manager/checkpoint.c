@@ -232,6 +232,7 @@ static int copy_shape(struct checkpoint_row *row, const struct sandbox_row *from
 	snprintf(row->parent, sizeof(row->parent), "%s", from->current_checkpoint);
 	row->base_image = strdup(from->base_image);
 	row->template = strdup(from->template);
+	row->workdir = strdup(from->workdir);
 	row->cpus = from->cpus;
 	row->memory_mib = from->memory_mib;
 	row->disk_mib = from->disk_mib;
@@ -261,7 +262,7 @@ static int fill_row(struct checkpoint_row *row, struct sandbox *s,
 	pthread_mutex_lock(&s->lock);
 	rc = copy_shape(row, &s->row);
 	pthread_mutex_unlock(&s->lock);
-	if (!rc && row->name && row->base_image && row->template)
+	if (!rc && row->name && row->base_image && row->template && row->workdir)
 		return 0;
 	checkpoint_row_fini(row);
 	return err_set(e, -ENOMEM, "out of memory");

@@ -23,6 +23,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/build.h"
 #include "server/manager/checkpoint.h"
 #include "server/manager/internal.h"
 #include "server/manager/jail.h"
@@ -151,7 +152,7 @@ void sandbox_discard(struct sandbox *s)
 static int set_origin(struct manager *m, struct sandbox_row *row, const struct sandbox_origin *o,
 		      struct err *e)
 {
-	const struct checkpoint_row *c = o->checkpoint;
+	const struct checkpoint_row *c = o->checkpoint, *from = o->image ? o->image : c;
 	char id[UUID_SIZE];
 	int rc = layer_new(m, id, e);
 
@@ -164,9 +165,9 @@ static int set_origin(struct manager *m, struct sandbox_row *row, const struct s
 		chain_fini(&row->layers);
 		return err_set(e, -ENOMEM, "out of memory");
 	}
-	if (c && !c->is_template) {
-		snprintf(row->from_checkpoint, sizeof(row->from_checkpoint), "%s", c->id);
-		snprintf(row->current_checkpoint, sizeof(row->current_checkpoint), "%s", c->id);
+	if (from && !from->is_template) {
+		snprintf(row->from_checkpoint, sizeof(row->from_checkpoint), "%s", from->id);
+		snprintf(row->current_checkpoint, sizeof(row->current_checkpoint), "%s", from->id);
 	}
 	return 0;
 }
@@ -178,6 +179,7 @@ static int fill_row(struct manager *m, struct sandbox_row *row, const struct san
 	row->status = SANDBOX_RUNNING;
 	row->template = strdup(spec->template);
 	row->alias = strdup(spec->alias ? spec->alias : "");
+	row->workdir = strdup(spec->workdir ? spec->workdir : "");
 	row->cpus = spec->cpus;
 	row->memory_mib = (spec->memory_mib + 1) & ~1LL; /* the VMM takes even sizes */
 	row->disk_mib = spec->disk_mib;
@@ -190,7 +192,8 @@ static int fill_row(struct manager *m, struct sandbox_row *row, const struct san
 	row->metadata = spec->metadata ? json_deep_copy(spec->metadata) : json_object();
 	row->tags = json_object();
 	row->created_ms = wall_ms();
-	if (!row->template || !row->alias || !row->envs || !row->metadata || !row->tags)
+	if (!row->template || !row->alias || !row->workdir || !row->envs || !row->metadata ||
+	    !row->tags)
 		return err_set(e, -ENOMEM, "out of memory");
 	return set_origin(m, row, o, e);
 }
@@ -449,10 +452,13 @@ int lifecycle_errno(int rc)
 
 /* It could not go on from a template, as *@e says: boot the image. */
 static int boot_image(struct manager *m, const struct sandbox_spec *spec,
-		      const struct checkpoint_row *template, int rc, struct sandbox **out,
+		      const struct sandbox_origin *origin, int rc, struct sandbox **out,
 		      struct err *e)
 {
-	struct sandbox_origin image = {.base_image = template->base_image};
+	const struct checkpoint_row *template = origin->checkpoint;
+	struct sandbox_origin image = {.base_image = template->base_image,
+				       .checkpoint = origin->image,
+				       .image = origin->image};
 
 	log_warn("template %s at %lld CPUs, %lld MiB: %s", spec->template, (long long)spec->cpus,
 		 (long long)spec->memory_mib, e->msg);
@@ -493,7 +499,7 @@ int sandbox_create_from(struct manager *m, const struct sandbox_spec *spec,
 		return rc;
 	rc = create_once(m, spec, origin, out, e);
 	if (rc && c && c->is_template && !manager_interrupted(m))
-		rc = boot_image(m, spec, c, rc, out, e);
+		rc = boot_image(m, spec, origin, rc, out, e);
 	else if (rc && c && c->full && !lifecycle_passes(rc) && !manager_interrupted(m))
 		rc = boot_disk(m, spec, c, out, e);
 	operation_done(&m->ops[forked ? OP_FORK : OP_CREATE], begun_ns, rc != 0);
@@ -519,8 +525,34 @@ int sandbox_create(struct manager *m, const struct sandbox_spec *spec, struct sa
 	origin.base_image = images_find(&m->images, spec->template, &named.template);
 	if (!origin.base_image)
 		return err_set(e, -ENOENT, "template not found: %.64s", spec->template);
-	rc = template_get(m, &named, origin.base_image, &origin.checkpoint, e);
+	rc = template_get(m, &named, origin.base_image, NULL, &origin.checkpoint, e);
 	if (rc)
 		return err_wrap(e, lifecycle_errno(rc), "creating the sandbox");
-	return sandbox_create_from(m, &named, &origin, out, e);
+	rc = sandbox_create_from(m, &named, &origin, out, e);
+	template_put(m, origin.checkpoint);
+	return rc;
+}
+
+int sandbox_check_spec(struct manager *m, const struct sandbox_spec *spec, struct err *e)
+{
+	return check_spec(m->config, spec, e);
+}
+
+int sandbox_create_of_image(struct manager *m, const struct sandbox_spec *spec,
+			    const struct checkpoint_row *c, struct sandbox **out, struct err *e)
+{
+	struct sandbox_origin origin = {.checkpoint = c, .image = c};
+	const struct checkpoint_row *template;
+	int rc = check_spec(m->config, spec, e);
+
+	if (rc)
+		return rc;
+	rc = template_get(m, spec, c->base_image, c, &template, e);
+	if (rc)
+		return err_wrap(e, lifecycle_errno(rc), "creating the sandbox");
+	if (template)
+		origin.checkpoint = template;
+	rc = sandbox_create_from(m, spec, &origin, out, e);
+	template_put(m, template);
+	return rc;
 }

@@ -12,12 +12,20 @@
 
 #define SUFFIX ".ext4"
 
+size_t images_find_name(const struct images *im, const char *name)
+{
+	size_t i = 0;
+
+	while (i < im->n && strcmp(im->items[i].name, name) != 0)
+		i++;
+	return i;
+}
+
 static const char *find_exact(const struct images *im, const char *name)
 {
-	for (size_t i = 0; i < im->n; i++)
-		if (!strcmp(im->items[i].name, name))
-			return im->items[i].path;
-	return NULL;
+	size_t i = images_find_name(im, name);
+
+	return i < im->n ? im->items[i].path : NULL;
 }
 
 /* What is recorded of an image has to hold wherever the next daemon is started. */

@@ -24,4 +24,7 @@ void images_fini(struct images *im);
 /* "", "default" and "ubuntu" mean "base". @name: set to the real name. NULL if unknown. */
 const char *images_find(const struct images *im, const char *template, const char **name);
 
+/* The index of the first one of that name, no alias; n if there is none. */
+size_t images_find_name(const struct images *im, const char *name);
+
 #endif

@@ -50,6 +50,7 @@ struct manager {
 	struct operation_stats ops[OP_COUNT];
 	struct pool *pool;	     /* owned; shells made in advance */
 	struct templates *templates; /* owned */
+	struct builds *builds;	     /* owned */
 	struct upkeep *upkeep;	     /* owned */
 };
 
@@ -109,6 +110,7 @@ struct sandbox {
 
 	struct agent_pool *pool; /* never changes */
 	char **envs;		 /* "NAME=value", NULL-terminated; never changes once announced */
+	char *workdir;		 /* owned; NULL: at home; the same */
 	char *dir;		 /* owned; never changes */
 	struct file_id *given;	 /* owned; what the process was given to read, see jail.h */
 	size_t given_n;
@@ -184,6 +186,10 @@ struct sandbox_origin {
 	/* Its disk, and its memory if it is a full one; pinned by the caller. NULL: base_image. */
 	const struct checkpoint_row *checkpoint;
 	const char *base_image;
+	/* Of an image or snapshot, pinned: `checkpoint` is a template of it, or itself. NULL: none.
+	 * Its disk is what boots if the template cannot be used, and the sandbox is a fork of it.
+	 */
+	const struct checkpoint_row *image;
 };
 
 /**

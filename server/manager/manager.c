@@ -17,6 +17,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/build.h"
 #include "server/manager/gc.h"
 #include "server/manager/internal.h"
 #include "server/manager/pool.h"
@@ -26,6 +27,11 @@
 const struct config *manager_config(const struct manager *m)
 {
 	return m->config;
+}
+
+const struct images *manager_images(const struct manager *m)
+{
+	return &m->images;
 }
 
 unsigned int manager_running_count(struct manager *m)
@@ -246,6 +252,8 @@ int manager_start(const struct config *c, struct manager **out, struct err *e)
 	if (!rc)
 		rc = templates_init(m, e);
 	if (!rc)
+		rc = builds_init(m, e);
+	if (!rc)
 		rc = start_loop(m, e);
 	if (!rc)
 		rc = recover(m, e);
@@ -322,6 +330,7 @@ void manager_stop(struct manager *m)
 	fd_close(&m->tick_fd);
 	fd_close(&m->again_fd);
 	templates_fini(m);
+	builds_fini(m);
 	upkeep_fini(m);
 	layers_fini(m);
 	store_close(m->store);

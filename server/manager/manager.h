@@ -63,6 +63,8 @@ bool manager_interrupted(const struct manager *m);
 void manager_stop(struct manager *m);
 
 const struct config *manager_config(const struct manager *m);
+struct images;
+const struct images *manager_images(const struct manager *m);
 unsigned int manager_running_count(struct manager *m);
 
 #define MANAGER_STATUSES 4 /* of enum sandbox_status */
@@ -91,7 +93,11 @@ struct sandbox_spec {
 	bool network;
 	json_t *envs, *metadata;  /* objects of strings, or NULL */
 	const char *preview_hash; /* of the token for its previews, or NULL */
+	const char *workdir;	  /* where its commands begin; NULL or "": at home */
 };
+
+/* As sandbox_create() checks it first. */
+int sandbox_check_spec(struct manager *m, const struct sandbox_spec *spec, struct err *e);
 
 /**
  * sandbox_create() - Make a sandbox whose agent answers

@@ -516,7 +516,7 @@ static int parse(const char *text, size_t len, json_t *image, struct manifest *m
 		return rc;
 	m->json = json_incref(image);
 	m->base = top.base;
-	m->builder_mib = top.builder_mib ? top.builder_mib : MANIFEST_BUILDER_MIB;
+	m->builder_mib = top.builder_mib;
 	m->runtime_mib = top.runtime_mib;
 	rc = parse_steps(m, top.steps, e);
 	if (rc)

@@ -45,7 +45,7 @@ struct manifest {
 	const char *base;   /* "" and the aliases of base are fine */
 	struct step *steps; /* owned */
 	size_t n_steps;
-	int64_t builder_mib;
+	int64_t builder_mib;  /* 0: nothing was said */
 	int64_t runtime_mib;  /* the least that its sandboxes get; 0: nothing was said */
 	char hash[HASH_SIZE]; /* contentHash: of the text of base and steps, as it was received */
 	/* Owned; the object as it was received, without blanks, or, if that is longer than

@@ -19,6 +19,7 @@
 #include "lib/log.h"
 #include "server/manager/checkpoint_int.h"
 #include "server/manager/gc.h"
+#include "server/manager/snapshot.h"
 
 #define KEEP_DELETED	10000
 #define KEEP_DELETED_MS (24LL * 3600 * 1000)
@@ -297,6 +298,9 @@ int recover(struct manager *m, struct err *e)
 	if (rc && rc != -ENOSPC)
 		return rc;
 	rc = checkpoints_recover(m, e);
+	if (rc && rc != -ENOSPC)
+		return rc;
+	rc = snapshots_recover(m, e);
 	if (rc && rc != -ENOSPC)
 		return rc;
 	rc = store_sandbox_each(m->store, false, -1, collect, &f, e);

@@ -9,6 +9,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/build.h"
 #include "server/manager/checkpoint_int.h"
 #include "server/manager/upkeep.h"
 
@@ -187,13 +188,16 @@ static int fork_pinned(struct manager *m, struct checkpoint_row *c, const struct
 	    .envs = merge(c->envs, f->envs),
 	    .metadata = merge(c->metadata, f->metadata),
 	    .preview_hash = f->preview_hash,
+	    .workdir = c->workdir,
 	};
 	struct sandbox_origin origin = {.checkpoint = c};
 	int rc = -ENOMEM;
 
 	/* Memory has the machine's shape: another one begins with its disk. */
 	c->full &= spec.cpus == c->cpus && spec.memory_mib == c->memory_mib;
-	if (spec.envs && spec.metadata)
+	if (spec.envs && spec.metadata && checkpoint_is_image(c))
+		rc = sandbox_create_of_image(m, &spec, c, out, e);
+	else if (spec.envs && spec.metadata)
 		rc = sandbox_create_from(m, &spec, &origin, out, e);
 	else
 		err_set(e, rc, "out of memory");

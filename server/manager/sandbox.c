@@ -27,6 +27,15 @@ int64_t wall_ms(void)
 
 /* --- making and freeing --------------------------------------------------------------- */
 
+/* Rows come and go; this stays. */
+static int copy_workdir(const struct sandbox_row *row, char **out)
+{
+	bool given = row->workdir && *row->workdir;
+
+	*out = given ? strdup(row->workdir) : NULL;
+	return given && !*out ? -ENOMEM : 0;
+}
+
 static char **env_strings(const json_t *envs)
 {
 	char **list = calloc(json_object_size(envs) + 1, sizeof(*list));
@@ -62,6 +71,7 @@ static void sandbox_free(struct sandbox *s)
 	agent_pool_destroy(s->pool);
 	vm_waits_free(s);
 	free_strings(s->envs);
+	free(s->workdir);
 	free(s->dir);
 	free(s->given);
 	sandbox_row_fini(&s->row);
@@ -83,6 +93,8 @@ static int make_parts(struct sandbox *s)
 	}
 	vsock = sandbox_path(s, "vsock.sock");
 	s->envs = env_strings(s->row.envs);
+	if (copy_workdir(&s->row, &s->workdir))
+		return -ENOMEM;
 	if (!vsock || !s->envs)
 		return -ENOMEM;
 	addr.path = vsock;
@@ -92,12 +104,16 @@ static int make_parts(struct sandbox *s)
 
 int sandbox_set_row(struct sandbox *s, struct sandbox_row *row)
 {
-	char **envs = env_strings(row->envs);
+	char **envs = env_strings(row->envs), *workdir;
 
-	if (!envs)
+	if (!envs || copy_workdir(row, &workdir)) {
+		free_strings(envs);
 		return -ENOMEM;
+	}
 	free_strings(s->envs);
 	s->envs = envs;
+	free(s->workdir);
+	s->workdir = workdir;
 	pthread_mutex_lock(&s->lock);
 	row->vmm_pid = s->row.vmm_pid;
 	sandbox_row_fini(&s->row);

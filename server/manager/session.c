@@ -171,7 +171,7 @@ static int send_command(struct exec_session *x, struct sandbox *s, const struct 
 {
 	struct agent_exec_spec a = {
 	    .sandbox_env = (const char *const *)s->envs,
-	    .cwd = spec->cwd && *spec->cwd ? spec->cwd : NULL,
+	    .cwd = spec->cwd && *spec->cwd ? spec->cwd : s->workdir,
 	    .timeout_ms = (uint32_t)spec->timeout_s * 1000,
 	    .flags = spec->with_stdin ? PROTO_EXEC_STDIN : 0,
 	    .rows = (uint16_t)spec->rows,

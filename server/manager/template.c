@@ -13,6 +13,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/gc.h"
 #include "server/manager/internal.h"
 
 #define RETRY_MS (60 * 1000) /* after a checkpoint failed, creates boot for so long */
@@ -25,6 +26,7 @@ struct template
 	char *key; /* owned */
 	enum state state;
 	struct checkpoint_row row; /* of a ready one; never changes */
+	unsigned int users;	   /* it goes when it is dropped and has none */
 	uint64_t used, failed_ms;
 	struct err err; /* why the guest did not come up; code 0: it did */
 };
@@ -33,7 +35,7 @@ struct templates {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct template *list;
-	struct template *dropped; /* somebody may still use them */
+	struct template *dropped; /* somebody still uses them */
 	uint64_t uses;
 };
 
@@ -47,17 +49,22 @@ int templates_init(struct manager *m, struct err *e)
 	return 0;
 }
 
+static void free_one(struct manager *m, struct template *t)
+{
+	if (t->row.id[0]) {
+		checkpoint_unpin(m, &t->row);
+		checkpoint_row_fini(&t->row);
+	}
+	free(t->key);
+	free(t);
+}
+
 static void free_list(struct manager *m, struct template *t)
 {
 	while (t) {
 		struct template *next = t->next;
 
-		if (t->row.id[0]) {
-			checkpoint_unpin(m, &t->row);
-			checkpoint_row_fini(&t->row);
-		}
-		free(t->key);
-		free(t);
+		free_one(m, t);
 		t = next;
 	}
 }
@@ -90,9 +97,23 @@ static int add_file(FILE *f, const char *path, struct err *e)
 	return 0;
 }
 
-/* What a template is made of. The caller frees *@key. */
-static int make_key(const struct manager *m, const char *image, int64_t cpus, int64_t memory_mib,
-		    char **key, struct err *e)
+static const char *top_of(const struct chain *c)
+{
+	return c->n ? c->ids[c->n - 1] : NULL;
+}
+
+/* Of the disk that a template of an image or snapshot was booted from; NULL: it is of the base.
+ * The last layer is what the guest wrote while it booted. */
+static const char *top_below(const struct checkpoint_row *template)
+{
+	const struct chain *c = &template->layers;
+
+	return c->n >= 2 ? c->ids[c->n - 2] : NULL;
+}
+
+/* What a template is made of. @top: of the disk; NULL: @image itself. The caller frees *@key. */
+static int make_key(const struct manager *m, const char *image, const char *top, int64_t cpus,
+		    int64_t memory_mib, char **key, struct err *e)
 {
 	const char *files[] = {image, m->config->kernel, m->config->vmm};
 	size_t size;
@@ -103,6 +124,8 @@ static int make_key(const struct manager *m, const char *image, int64_t cpus, in
 		return err_set(e, -ENOMEM, "out of memory");
 	for (int i = 0; !rc && i < 3; i++)
 		rc = add_file(f, files[i], e);
+	if (top)
+		fprintf(f, "layer %s, ", top);
 	fprintf(f, "%lld CPUs, %lld MiB", (long long)cpus, (long long)memory_mib);
 	if (fclose(f) && !rc)
 		rc = err_set(e, -ENOMEM, "out of memory");
@@ -218,7 +241,7 @@ static int record(struct sandbox *s, const char *key, const char *id, struct che
 
 /* A guest of this shape, up and warm. @s: set, sandbox_discard() is due, also after a failure. */
 static int boot_guest(struct manager *m, const struct sandbox_spec *spec, const char *image,
-		      struct sandbox **s, struct err *e)
+		      const struct checkpoint_row *disk, struct sandbox **s, struct err *e)
 {
 	struct sandbox_spec plain = {
 	    .template = spec->template,
@@ -229,7 +252,7 @@ static int boot_guest(struct manager *m, const struct sandbox_spec *spec, const 
 	    .port = 80,
 	    .network = true,
 	};
-	struct sandbox_origin origin = {.base_image = image};
+	struct sandbox_origin origin = {.base_image = image, .checkpoint = disk};
 	int rc = sandbox_make_shell(m, s, e);
 
 	if (rc) {
@@ -250,7 +273,7 @@ static void take_layers(struct sandbox *s)
 
 /* @t->state becomes READY, or FAILED with a code in @t->err if no guest came up. */
 static void make(struct manager *m, const struct sandbox_spec *spec, const char *image,
-		 struct template *t)
+		 const struct checkpoint_row *disk, struct template *t)
 {
 	uint64_t start_ms = clock_mono_ms();
 	char id[UUID_SIZE] = "";
@@ -259,14 +282,21 @@ static void make(struct manager *m, const struct sandbox_spec *spec, const char 
 	int rc;
 
 	t->state = FAILED;
-	t->err.code = boot_guest(m, spec, image, &s, &t->err);
+	t->err.code = boot_guest(m, spec, image, disk, &s, &t->err);
 	if (t->err.code)
 		goto discard;
-	rc = layer_new(m, id, &e);
+	/* The layers under it are pinned once for the template, as its own is. */
+	rc = disk ? chain_pin(m, &disk->layers) : 0;
+	if (rc)
+		disk = NULL;
+	if (!rc)
+		rc = layer_new(m, id, &e);
 	if (!rc)
 		rc = record(s, t->key, id, &t->row, &e);
 	if (rc) {
 		layer_unpin(m, id);
+		if (disk)
+			chain_unpin(m, &disk->layers);
 		memset(&t->row, 0, sizeof(t->row));
 		log_warn("template %s: its checkpoint failed, creates will boot: %s",
 			 spec->template, e.msg);
@@ -295,6 +325,24 @@ static struct template *find(struct templates *ts, const char *key)
 	return t;
 }
 
+/* Those that nobody uses any more. Lock held. */
+static void free_dropped(struct manager *m)
+{
+	struct template **p = &m->templates->dropped;
+
+	while (*p) {
+		struct template *t = *p;
+
+		if (t->users) {
+			p = &t->next;
+			continue;
+		}
+		*p = t->next;
+		free_one(m, t);
+		gc_kick(m);
+	}
+}
+
 /* Out of the list and out of the store; its memory stays for those who use it. Lock held. */
 static void drop(struct manager *m, struct template *t)
 {
@@ -308,6 +356,7 @@ static void drop(struct manager *m, struct template *t)
 	m->templates->dropped = t;
 	if (t->row.id[0] && store_checkpoint_delete(m->store, t->row.id, &e) && e.code != -ENOENT)
 		log_warn("%s", e.msg);
+	free_dropped(m);
 }
 
 /* Room for another one. Lock held. */
@@ -364,14 +413,14 @@ static struct template *add(struct templates *ts, char *key)
 }
 
 static void make_or_load(struct manager *m, const struct sandbox_spec *spec, const char *image,
-			 struct template *t)
+			 const struct checkpoint_row *disk, struct template *t)
 {
 	struct templates *ts = m->templates;
 	struct template made = {.key = t->key};
 
 	pthread_mutex_unlock(&ts->lock);
 	if (!load(m, &made))
-		make(m, spec, image, &made);
+		make(m, spec, image, disk, &made);
 	pthread_mutex_lock(&ts->lock);
 	t->row = made.row;
 	t->err = made.err;
@@ -388,7 +437,8 @@ static bool worth_another_try(const struct template *t)
 }
 
 int template_get(struct manager *m, const struct sandbox_spec *spec, const char *image,
-		 const struct checkpoint_row **out, struct err *e)
+		 const struct checkpoint_row *disk, const struct checkpoint_row **out,
+		 struct err *e)
 {
 	struct sandbox_spec even = *spec;
 	struct templates *ts = m->templates;
@@ -399,7 +449,8 @@ int template_get(struct manager *m, const struct sandbox_spec *spec, const char 
 
 	*out = NULL;
 	even.memory_mib = (spec->memory_mib + 1) & ~1LL;
-	rc = make_key(m, image, even.cpus, even.memory_mib, &key, e);
+	rc = make_key(m, image, disk ? top_of(&disk->layers) : NULL, even.cpus, even.memory_mib,
+		      &key, e);
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&ts->lock);
@@ -407,7 +458,7 @@ int template_get(struct manager *m, const struct sandbox_spec *spec, const char 
 	if (!t) {
 		t = add(ts, key);
 		if (t)
-			make_or_load(m, &even, image, t);
+			make_or_load(m, &even, image, disk, t);
 	} else {
 		free(key);
 		for (; t->state == MAKING; waited = true)
@@ -415,19 +466,32 @@ int template_get(struct manager *m, const struct sandbox_spec *spec, const char 
 		/* Who has waited shares the outcome; who comes later tries again. */
 		if (!waited && worth_another_try(t)) {
 			t->state = MAKING;
-			make_or_load(m, &even, image, t);
+			make_or_load(m, &even, image, disk, t);
 		}
 	}
 	if (!t)
 		rc = err_set(e, -ENOMEM, "out of memory");
-	else if (t->state == READY)
+	else if (t->state == READY) {
 		*out = &t->row;
-	else if (t->err.code)
+		t->users++;
+	} else if (t->err.code)
 		rc = err_set(e, t->err.code, "%s", t->err.msg);
 	if (t)
 		t->used = ++ts->uses;
 	pthread_mutex_unlock(&ts->lock);
 	return rc;
+}
+
+void template_put(struct manager *m, const struct checkpoint_row *row)
+{
+	struct template *t = row ? container_of(row, struct template, row) : NULL;
+
+	if (!t)
+		return;
+	pthread_mutex_lock(&m->templates->lock);
+	t->users--;
+	free_dropped(m);
+	pthread_mutex_unlock(&m->templates->lock);
 }
 
 void template_drop(struct manager *m, const char *id)
@@ -448,35 +512,66 @@ void template_drop(struct manager *m, const char *id)
 
 struct outdated {
 	struct manager *m;
+	struct chain tops; /* of the disks of images and snapshots */
 	struct chain ids;
 };
+
+static void find_tops(void *arg, struct checkpoint_row *row)
+{
+	struct outdated *o = arg;
+
+	if (!row->is_template && !row->sandbox_id[0])
+		chain_push(&o->tops, top_of(&row->layers));
+}
+
+static bool has_disk(const struct outdated *o, const char *top)
+{
+	for (size_t i = 0; i < o->tops.n; i++)
+		if (!strcmp(o->tops.ids[i], top))
+			return true;
+	return false;
+}
 
 static void find_outdated(void *arg, struct checkpoint_row *row)
 {
 	struct outdated *o = arg;
 	char *key = NULL;
 
-	if (!row->is_template)
+	/* One that is being made is not: those of before the last start have failed. */
+	if (!row->is_template || row->status == CHECKPOINT_PROCESSING)
 		return;
-	if (make_key(o->m, row->base_image, row->cpus, row->memory_mib, &key, NULL))
+	if (make_key(o->m, row->base_image, top_below(row), row->cpus, row->memory_mib, &key, NULL))
 		key = NULL;
-	if (row->status != CHECKPOINT_READY || !key || strcmp(key, row->name))
+	if (row->status != CHECKPOINT_READY || !key || strcmp(key, row->name) ||
+	    (top_below(row) && !has_disk(o, top_below(row))))
 		chain_push(&o->ids, row->id);
 	free(key);
 }
 
-static void forget_outdated(struct manager *m)
+static void forget(struct manager *m, const char *id)
+{
+	struct err e;
+
+	template_drop(m, id);
+	if (store_checkpoint_delete(m->store, id, &e) && e.code != -ENOENT)
+		log_warn("%s", e.msg);
+}
+
+void templates_forget_unused(struct manager *m)
 {
 	struct outdated o = {.m = m};
 	struct err e;
+	int rc = store_checkpoint_each(m->store, NULL, find_tops, &o, &e);
 
-	if (store_checkpoint_each(m->store, NULL, find_outdated, &o, &e))
+	if (!rc)
+		rc = store_checkpoint_each(m->store, NULL, find_outdated, &o, &e);
+	if (rc)
 		log_warn("%s", e.msg);
-	for (size_t i = 0; i < o.ids.n; i++)
-		if (store_checkpoint_delete(m->store, o.ids.ids[i], &e))
-			log_warn("%s", e.msg);
+	for (size_t i = 0; !rc && i < o.ids.n; i++)
+		forget(m, o.ids.ids[i]);
 	if (o.ids.n)
 		log_info("%zu outdated templates forgotten", o.ids.n);
+	chain_fini(&o.tops);
 	chain_fini(&o.ids);
 }
 
@@ -495,14 +590,16 @@ static void prewarm(void *arg)
 		if (!image)
 			log_warn("--prewarm %s: there is no such template",
 				 m->config->prewarm.items[i]);
-		else if (template_get(m, &spec, image, &row, &e))
+		else if (template_get(m, &spec, image, NULL, &row, &e))
 			log_warn("--prewarm %s: %s", spec.template, e.msg);
+		else
+			template_put(m, row);
 	}
 }
 
 void templates_start(struct manager *m)
 {
-	forget_outdated(m);
+	templates_forget_unused(m);
 	if (m->config->prewarm.n && jobs_run(&m->jobs, prewarm, m))
 		log_warn("prewarming: no thread could be started");
 }

@@ -63,8 +63,8 @@ def unknown_routes_and_methods_are_told_apart():
 @test
 def parts_that_are_not_built_yet_say_so():
     with Server() as s:
-        for method, path in (("POST", "/sandboxes/sb-1/migrate"), ("POST", "/snapshots/n/patches"),
-                             ("GET", "/snapshots/n%2F1"), ("POST", "/secret-stores"), ("PATCH", "/webhooks/w"),
+        for method, path in (("POST", "/sandboxes/sb-1/migrate"), ("POST", "/secret-stores"),
+                             ("POST", "/templates"), ("PATCH", "/webhooks/w"),
                              ("PUT", "/sandboxes/sb-1/limits"), ("GET", "/sandboxes/sb-1/logs")):
             s.request(method, path).expect(501, "not implemented yet", '"code":"not_implemented"')
 
@@ -123,9 +123,9 @@ def bodies_over_a_mebibyte_are_refused_and_the_connection_goes_on():
     with Server() as s:
         c = s.connect(tcp=True)
         key = {"X-API-Key": KEY}
-        s.request("POST", "/sandboxes", b" " * (1 << 20) + b"{}", key, c).expect(413, "too_large")
+        s.request("POST", "/sandboxes/sb-1/exec", b" " * (1 << 20) + b"{}", key, c).expect(413, "too_large")
         s.request("GET", "/workers", None, key, c).expect(200)
-        s.request("POST", "/sandboxes", iter([b" " * 65536] * 20), key, c, encode_chunked=True).expect(413)
+        s.request("POST", "/sandboxes/sb-1/exec", iter([b" " * 65536] * 20), key, c, encode_chunked=True).expect(413)
         s.request("GET", "/workers", None, key, c).expect(200)
 
 

@@ -176,11 +176,3 @@ def a_fork_is_not_listed_before_its_patches_have_run():
         open(s.folder + "/go", "w").close()
         answer.result(60).expect(201)
         assert len(s.request("GET", "/sandboxes").json()) == 2
-
-
-@test
-def patches_of_snapshots_and_images_say_that_they_are_missing():
-    with Server() as s:
-        for path in "/snapshots/x/patches", "/images/x/patches":
-            s.request("GET", path).expect(501)
-            s.request("POST", path, {"script": "true"}).expect(501)

@@ -50,8 +50,7 @@ def impossible_requests_are_refused_by_field():
                              ({"envs": {"A=B": "x"}}, "envs"), ({"envs": {"": "x"}}, "envs"), ({"envs": []}, "envs"),
                              ({"envs": {"A": "x\0y"}}, "envs"), ({"metadata": {"a": {}}}, "metadata"), ({"port": 0}, "port")):
             s.request("POST", "/sandboxes", fields).expect(400, word)
-        for field, value in (("image", {"base": "base"}), ("snapshot", "s"), ("secretStore", "s"),
-                             ("webhooks", [{"url": "http://x"}])):
+        for field, value in (("secretStore", "s"), ("webhooks", [{"url": "http://x"}])):
             s.request("POST", "/sandboxes", {field: value}).expect(501, field)
         s.create(cpuCount=4, memoryMB=2048, image=None, webhooks=[], snapshot="")
         assert len(s.folders()) == 1
