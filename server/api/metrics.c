@@ -2,6 +2,7 @@
 /* GET /metrics: what this server is and does, in Prometheus' text format. */
 #include "server/api/api.h"
 #include "server/http/httpd.h"
+#include "server/preview/preview.h"
 
 static void describe(struct strbuf *b, const char *name, const char *type, const char *help)
 {
@@ -139,6 +140,26 @@ static void write_sandboxes(struct strbuf *b, struct manager *m)
 	write_operations(b, manager_operations(m));
 }
 
+static uint64_t look(const uint64_t *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
+static void write_previews(struct strbuf *b, const struct preview_stats *s)
+{
+	write_value(b, "preview_connections", "gauge", "Open ones, forwarded ones too.",
+		    __atomic_load_n(&s->open, __ATOMIC_RELAXED));
+	write_value(b, "preview_connections_total", "counter", "Connections to ports of sandboxes.",
+		    look(&s->connections));
+	write_value(b, "preview_connections_refused_total", "counter",
+		    "Those of them that were too many.", look(&s->refused));
+	describe(b, "preview_bytes_total", "counter", "Bytes to (up) and from ports of sandboxes.");
+	strbuf_addf(b, "dormouse_preview_bytes_total{direction=\"up\"} %llu\n",
+		    (unsigned long long)look(&s->bytes_up));
+	strbuf_addf(b, "dormouse_preview_bytes_total{direction=\"down\"} %llu\n",
+		    (unsigned long long)look(&s->bytes_down));
+}
+
 void api_metrics(struct request *r)
 {
 	const struct api *a = r->app;
@@ -149,6 +170,7 @@ void api_metrics(struct request *r)
 	write_value(&b, "start_time_seconds", "gauge", "When the server started, since 1970.",
 		    (uint64_t)a->started_s);
 	write_sandboxes(&b, a->manager);
+	write_previews(&b, preview_stats(a->previews));
 	write_http(&b, r->httpd);
 	if (b.failed)
 		reply_error(r, 503, "out of memory");

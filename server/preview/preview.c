@@ -32,8 +32,8 @@ struct preview_server {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct connection *first;
-	unsigned int n;
 	bool stopping;
+	struct preview_stats stats;
 };
 
 bool preview_claims(const char *host, size_t len)
@@ -53,6 +53,11 @@ struct preview_server *preview_server_create(struct manager *m)
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->changed, NULL);
 	return p;
+}
+
+const struct preview_stats *preview_stats(const struct preview_server *p)
+{
+	return &p->stats;
 }
 
 void preview_server_destroy(struct preview_server *p)
@@ -76,13 +81,15 @@ static bool enter(struct preview_server *p, struct connection *c)
 	bool ok;
 
 	pthread_mutex_lock(&p->lock);
-	ok = !p->stopping && p->n < PREVIEW_MAX_CONNECTIONS;
+	ok = !p->stopping && p->stats.open < PREVIEW_MAX_CONNECTIONS;
+	__atomic_add_fetch(&p->stats.connections, 1, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&p->stats.refused, !ok, __ATOMIC_RELAXED);
 	if (ok) {
 		c->next = p->first;
 		if (c->next)
 			c->next->prev = c;
 		p->first = c;
-		p->n++;
+		__atomic_add_fetch(&p->stats.open, 1, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&p->lock);
 	return ok;
@@ -95,7 +102,7 @@ static void leave(struct preview_server *p, struct connection *c)
 	*(c->prev ? &c->prev->next : &p->first) = c->next;
 	if (c->next)
 		c->next->prev = c->prev;
-	p->n--;
+	__atomic_sub_fetch(&p->stats.open, 1, __ATOMIC_RELAXED);
 	close(c->fd);
 	pthread_cond_broadcast(&p->changed);
 	pthread_mutex_unlock(&p->lock);
@@ -106,7 +113,7 @@ static void *connection_main(void *arg)
 {
 	struct connection *c = arg;
 
-	proxy_serve(c->p->m, c->fd, c->client[0] ? c->client : NULL);
+	proxy_serve(c->p->m, c->fd, c->client[0] ? c->client : NULL, &c->p->stats);
 	leave(c->p, c);
 	return NULL;
 }
@@ -190,7 +197,7 @@ void preview_forward(struct preview_server *p, int fd, struct tunnel *t, const v
 	*c = (struct connection){.p = p, .fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)};
 	if (c->fd >= 0 && enter(p, c)) {
 		watch_client(c->fd);
-		proxy_forward(c->fd, t, early, early_len);
+		proxy_forward(c->fd, t, early, early_len, &p->stats);
 		leave(p, c);
 		return;
 	}

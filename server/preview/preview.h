@@ -17,10 +17,19 @@
 
 struct preview_server;
 
+/* Since the server started. All members are atomic. */
+struct preview_stats {
+	uint64_t connections, refused; /* of which refused: too many were open */
+	uint64_t bytes_up, bytes_down; /* to ports of sandboxes, and from them */
+	unsigned int open;
+};
+
 /* @m: borrowed. Return: NULL without memory. */
 struct preview_server *preview_server_create(struct manager *m);
 /* Ends all connections and waits for their threads; after manager_interrupt(). NULL is fine. */
 void preview_server_destroy(struct preview_server *p);
+
+const struct preview_stats *preview_stats(const struct preview_server *p);
 
 /* For httpd_config: which Host headers are previews. */
 bool preview_claims(const char *host, size_t len);

@@ -32,6 +32,7 @@ struct proxy {
 	struct preview_host host;
 	struct sandbox *s;
 	struct tunnel *t;
+	struct preview_stats *stats;
 	bool token_in_authorization;
 };
 
@@ -247,6 +248,12 @@ static void abort_client(int fd)
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 }
 
+static void count_bytes(struct pump *p, struct preview_stats *stats)
+{
+	p->up.counted = &stats->bytes_up;
+	p->down.counted = &stats->bytes_down;
+}
+
 static void exchange(struct proxy *x)
 {
 	const struct config *c = manager_config(x->m);
@@ -259,6 +266,7 @@ static void exchange(struct proxy *x)
 	size_t rest = x->in.len - x->head_len;
 	ssize_t mine;
 
+	count_bytes(&p, x->stats);
 	head_write_request(&x->request, &w, &p.up.b);
 	mine = head_body(&x->request, x->in.data + x->head_len, rest);
 	if (mine < 0) {
@@ -281,17 +289,19 @@ static void exchange(struct proxy *x)
 	pump_fini(&p);
 }
 
-void proxy_forward(int fd, struct tunnel *t, const void *early, size_t early_len)
+void proxy_forward(int fd, struct tunnel *t, const void *early, size_t early_len,
+		   struct preview_stats *stats)
 {
 	struct pump p = {.fd = fd, .t = t, .raw = true};
 
+	count_bytes(&p, stats);
 	strbuf_add(&p.up.b, early, early_len);
 	if (p.up.b.failed || pump_run(&p) != PUMP_DONE)
 		abort_client(fd);
 	pump_fini(&p);
 }
 
-void proxy_serve(struct manager *m, int fd, const char *client)
+void proxy_serve(struct manager *m, int fd, const char *client, struct preview_stats *stats)
 {
 	struct proxy *x = calloc(1, sizeof(*x)); /* two heads: too large for the stack */
 
@@ -300,6 +310,7 @@ void proxy_serve(struct manager *m, int fd, const char *client)
 	x->m = m;
 	x->fd = fd;
 	x->client = client;
+	x->stats = stats;
 	if (take_request(x) && admit(x) && connect_port(x))
 		exchange(x);
 	tunnel_close(x->t);

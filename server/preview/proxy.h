@@ -5,12 +5,14 @@
 
 #include "server/manager/tunnel.h"
 #include "server/preview/head.h"
+#include "server/preview/preview.h"
 
 /* From the client's first byte to the last. Does not close @fd. @client: its address, or NULL. */
-void proxy_serve(struct manager *m, int fd, const char *client);
+void proxy_serve(struct manager *m, int fd, const char *client, struct preview_stats *stats);
 
 /* Raw bytes from the beginning on; @early are the client's first. */
-void proxy_forward(int fd, struct tunnel *t, const void *early, size_t early_len);
+void proxy_forward(int fd, struct tunnel *t, const void *early, size_t early_len,
+		   struct preview_stats *stats);
 
 /* --- pump.c --- */
 
@@ -18,6 +20,7 @@ void proxy_forward(int fd, struct tunnel *t, const void *early, size_t early_len
 struct pending {
 	struct strbuf b;
 	size_t sent;
+	uint64_t *counted; /* atomic: all that went; borrowed */
 };
 
 enum pump_end {

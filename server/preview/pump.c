@@ -57,6 +57,7 @@ static size_t left(const struct pending *p)
 static void take_away(struct pending *p, size_t n)
 {
 	p->sent += n;
+	__atomic_add_fetch(p->counted, n, __ATOMIC_RELAXED);
 	if (p->sent < p->b.len)
 		return;
 	p->b.len = p->sent = 0;

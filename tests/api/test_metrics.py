@@ -5,6 +5,7 @@ import os
 import re
 
 from harness import KEY, Server, test, wait_for
+from test_proxy import Site
 
 SAMPLE = re.compile(r'(dormouse_\w+)(\{(?:\w+="[^"\\\n]*",?)*\})? (\d+(?:\.\d+)?)')
 
@@ -117,3 +118,15 @@ def top_shows_what_running_sandboxes_take():
             ticks = sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
         assert before["cpuMs"] <= ticks * 1000 / os.sysconf("SC_CLK_TCK")
         s.request("GET", "/top", tcp=True).expect(401)
+
+
+@test
+def metrics_count_what_previews_move():
+    with Server() as s:
+        site = Site(s.create())
+        body = b"x" * 300_000
+        assert site.request("POST", "/echo", body).expect(200).body
+        m = wait_for("its connection to end", lambda: next((m for m in [metrics(s)] if not m["dormouse_preview_connections"]), None))
+        assert m["dormouse_preview_connections_total"] == 1 and m["dormouse_preview_connections_refused_total"] == 0
+        assert len(body) < m['dormouse_preview_bytes_total{direction="up"}'] < len(body) + 2000
+        assert 0 < m['dormouse_preview_bytes_total{direction="down"}'] < len(body) + 2000
