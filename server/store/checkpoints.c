@@ -79,6 +79,7 @@ static void bind_checkpoint(sqlite3_stmt *st, const struct checkpoint_row *row)
 	for (int i = 0; i < 5; i++)
 		sqlite3_bind_int64(st, 24 + i, results[i]);
 	bind_text(st, 29, row->workdir ? row->workdir : "");
+	sqlite3_bind_int64(st, 30, row->scaled_mib);
 }
 
 struct change {
@@ -247,6 +248,7 @@ static int read_checkpoint(sqlite3_stmt *st, struct checkpoint_row *row)
 	for (int i = 0; i < 5; i++)
 		*results[i] = sqlite3_column_int64(st, 23 + i);
 	row->workdir = column_text(st, 28);
+	row->scaled_mib = sqlite3_column_int64(st, 29);
 	if (!rc && row->workdir && row->name && row->base_image && row->template && row->envs &&
 	    row->metadata)
 		return 0;

@@ -83,6 +83,8 @@ void bind_json(sqlite3_stmt *st, int i, const json_t *json);
 void bind_chain(sqlite3_stmt *st, int i, const struct chain *c);
 char *column_text(sqlite3_stmt *st, int i);
 json_t *column_json(sqlite3_stmt *st, int i);
+/* An array; an empty one if it is none. */
+json_t *column_list(sqlite3_stmt *st, int i);
 int column_chain(sqlite3_stmt *st, int i, struct chain *c);
 void column_id(sqlite3_stmt *st, int i, char *out, size_t size);
 

@@ -43,6 +43,7 @@ void sandbox_row_fini(struct sandbox_row *row)
 	json_decref(row->envs);
 	json_decref(row->metadata);
 	json_decref(row->tags);
+	json_decref(row->mounts);
 	memset(row, 0, sizeof(*row));
 }
 
@@ -71,6 +72,7 @@ int sandbox_row_copy(struct sandbox_row *to, const struct sandbox_row *from)
 	json_incref(to->envs);
 	json_incref(to->metadata);
 	json_incref(to->tags);
+	json_incref(to->mounts);
 	if (!failed)
 		return 0;
 	sandbox_row_fini(to);
@@ -109,6 +111,15 @@ static void bind_sandbox(sqlite3_stmt *st, const struct sandbox_row *row)
 	sqlite3_bind_int64(st, 29, row->tagged_ms);
 	bind_text(st, 30, row->preview_hash);
 	bind_text(st, 31, row->workdir ? row->workdir : "");
+	sqlite3_bind_int64(st, 32, row->scaled_mib);
+	sqlite3_bind_int64(st, 33, row->scaling.cpu_percent);
+	sqlite3_bind_int64(st, 34, row->scaling.auto_min_mib);
+	sqlite3_bind_int64(st, 35, row->scaling.auto_max_mib);
+	sqlite3_bind_int(st, 36, row->scaling.locked);
+	if (row->mounts)
+		bind_json(st, 37, row->mounts);
+	else
+		bind_text(st, 37, "[]");
 }
 
 int store_sandbox_insert(struct store *s, const struct sandbox_row *row, struct err *e)
@@ -206,8 +217,16 @@ static int read_row(sqlite3_stmt *st, struct sandbox_row *row)
 	row->tagged_ms = sqlite3_column_int64(st, 28);
 	column_id(st, 29, row->preview_hash, sizeof(row->preview_hash));
 	row->workdir = column_text(st, 30);
-	if (!rc && row->workdir && row->template && row->alias && row->envs && row->metadata &&
-	    row->tags && row->base_image)
+	row->scaled_mib = sqlite3_column_int64(st, 31);
+	row->scaling = (struct scaling){
+	    .cpu_percent = sqlite3_column_int64(st, 32),
+	    .auto_min_mib = sqlite3_column_int64(st, 33),
+	    .auto_max_mib = sqlite3_column_int64(st, 34),
+	    .locked = sqlite3_column_int(st, 35),
+	};
+	row->mounts = column_list(st, 36);
+	if (!rc && row->mounts && row->workdir && row->template && row->alias && row->envs &&
+	    row->metadata && row->tags && row->base_image)
 		return 0;
 	sandbox_row_fini(row);
 	return -ENOMEM;

@@ -7,7 +7,8 @@
 	"port, network, envs, metadata, created_ms, ended_ms, vmm_pid, base_image, layers, "       \
 	"pending, pending_checkpoint, hibernation, hibernation_bytes, from_checkpoint, "           \
 	"current_checkpoint, patch_sequence, patch_error, tags, tagged_ms, "                       \
-	"preview_hash, workdir"
+	"preview_hash, workdir, scaled_mib, cpu_percent, auto_min_mib, auto_max_mib, "             \
+	"scale_locked, mounts"
 
 #define CP_COLUMNS                                                                                 \
 	"id, sandbox_id, name, is_template, automatic, is_full, promote, is_public, cold, "        \
@@ -15,14 +16,15 @@
 	"error, parent, base_image, layers, cpus, memory_mib, disk_mib, timeout_s, port, "         \
 	"network, "                                                                                \
 	"template, envs, metadata, ram_bytes, state_bytes, disk_bytes, created_ms, done_ms, "      \
-	"workdir"
+	"workdir, scaled_mib"
 
 #define PREVIEW_COLUMNS "id, sandbox_id, port, custom, auth_config, created_ms"
 
 #define MARKS_27 "?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?"
 #define MARKS_28 MARKS_27 ",?"
 #define MARKS_29 MARKS_28 ",?"
-#define MARKS_31 MARKS_29 ",?,?"
+#define MARKS_30 MARKS_29 ",?"
+#define MARKS_37 MARKS_30 ",?,?,?,?,?,?,?"
 
 #define IMAGE_COLUMNS "key, checkpoint_id, hash, base_version, steps, created_ms, used_ms"
 #define SNAP_COLUMNS                                                                               \
@@ -32,15 +34,16 @@
 #define PARENT_OF_1 "(SELECT parent FROM checkpoints WHERE id=?1)"
 
 const char *const store_statements[ST_COUNT] = {
-    [ST_INSERT] = "INSERT INTO sandboxes (" COLUMNS ") VALUES (" MARKS_31 ")",
+    [ST_INSERT] = "INSERT INTO sandboxes (" COLUMNS ") VALUES (" MARKS_37 ")",
     [ST_UPDATE] = "UPDATE sandboxes SET status=?2, error=?6, cpus=?7, memory_mib=?8, disk_mib=?9, "
 		  "ended_ms=?16, vmm_pid=?17, base_image=?18, layers=?19, "
 		  "pending=?20, pending_checkpoint=?21, hibernation=?22, hibernation_bytes=?23, "
 		  "from_checkpoint=?24, current_checkpoint=?25, patch_sequence=?26, "
-		  "patch_error=?27 "
+		  "patch_error=?27, scaled_mib=?32 "
 		  "WHERE id=?1 AND deleted=0",
     [ST_SETTINGS] = "UPDATE sandboxes SET timeout_s=?10, tags=?28, tagged_ms=?29, "
-		    "preview_hash=?30 WHERE id=?1 AND deleted=0",
+		    "preview_hash=?30, cpu_percent=?33, auto_min_mib=?34, auto_max_mib=?35, "
+		    "scale_locked=?36, mounts=?37 WHERE id=?1 AND deleted=0",
     [ST_PATCHED] = "UPDATE sandboxes SET patch_sequence=?2, patch_error=?3 WHERE id=?1",
     [ST_ENDED] = "UPDATE sandboxes SET status=?2, error=?3, ended_ms=?4 WHERE id=?1 AND deleted=0",
     [ST_DELETED] = "UPDATE sandboxes SET status='stopped', deleted=1, "
@@ -51,7 +54,7 @@ const char *const store_statements[ST_COUNT] = {
     [ST_PRUNE] = "DELETE FROM sandboxes WHERE deleted=1 AND (ended_ms < ?1 OR id NOT IN "
 		 "(SELECT id FROM sandboxes WHERE deleted=1 ORDER BY ended_ms DESC LIMIT ?2))",
 
-    [ST_CP_INSERT] = "INSERT INTO checkpoints (" CP_COLUMNS ") VALUES (" MARKS_29 ")",
+    [ST_CP_INSERT] = "INSERT INTO checkpoints (" CP_COLUMNS ") VALUES (" MARKS_30 ")",
     [ST_CP_UPDATE] = "UPDATE checkpoints SET is_full=?2, promote=?3, cold=?4, status=?5, "
 		     "error=?6, ram_bytes=?7, state_bytes=?8, disk_bytes=?9, done_ms=?10 "
 		     "WHERE id=?1",

@@ -72,6 +72,14 @@ static const char *const migrations[STORE_SCHEMA_VERSION] = {
     " checkpoint_id TEXT NOT NULL, status TEXT NOT NULL, error TEXT, manifest TEXT NOT NULL,"
     " base_version TEXT NOT NULL, runtime_mib INTEGER NOT NULL, is_public INTEGER NOT NULL,"
     " created_ms INTEGER NOT NULL, used_ms INTEGER NOT NULL);",
+
+    "ALTER TABLE sandboxes ADD COLUMN scaled_mib INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE sandboxes ADD COLUMN cpu_percent INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE sandboxes ADD COLUMN auto_min_mib INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE sandboxes ADD COLUMN auto_max_mib INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE sandboxes ADD COLUMN scale_locked INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE sandboxes ADD COLUMN mounts TEXT NOT NULL DEFAULT '[]';"
+    "ALTER TABLE checkpoints ADD COLUMN scaled_mib INTEGER NOT NULL DEFAULT 0;",
 };
 
 /* --- opening -------------------------------------------------------------------------- */
@@ -293,6 +301,14 @@ json_t *column_json(sqlite3_stmt *st, int i)
 	json_t *json = text ? json_loads(text, JSON_ALLOW_NUL, NULL) : NULL;
 
 	return json_is_object(json) ? json : json_object();
+}
+
+json_t *column_list(sqlite3_stmt *st, int i)
+{
+	const char *text = (const char *)sqlite3_column_text(st, i);
+	json_t *json = text ? json_loads(text, 0, NULL) : NULL;
+
+	return json_is_array(json) ? json : json_array();
 }
 
 int column_chain(sqlite3_stmt *st, int i, struct chain *c)

@@ -21,7 +21,7 @@
 
 #include "lib/err.h"
 
-#define STORE_SCHEMA_VERSION 5
+#define STORE_SCHEMA_VERSION 6
 
 enum sandbox_status {
 	SANDBOX_RUNNING,
@@ -50,6 +50,13 @@ int chain_copy(struct chain *to, const struct chain *from);
 int chain_push(struct chain *c, const char *id);
 /* Are its lowest layers those of @with? */
 bool chain_begins(const struct chain *c, const struct chain *with);
+
+/* How large a sandbox may be. */
+struct scaling {
+	int64_t cpu_percent;		    /* of one processor; 0: all of its vCPUs */
+	int64_t auto_min_mib, auto_max_mib; /* it is scaled between these; max 0: it is not */
+	bool locked;
+};
 
 /* Strings and JSON are owned: sandbox_row_fini(). */
 struct sandbox_row {
@@ -86,7 +93,17 @@ struct sandbox_row {
 	char *patch_error;		    /* why the next one failed; may be NULL */
 	char preview_hash[HASH_SIZE];	    /* of the token that previews ask for; "": none */
 	char *workdir;			    /* where its commands begin; "": at home */
+	/* memory_mib is what its machine boots with; it was given this since, or 0. */
+	int64_t scaled_mib;
+	struct scaling scaling;
+	json_t *mounts; /* an array of objects; replaced as a whole */
 };
+
+/* How much memory it has. */
+static inline int64_t sandbox_row_memory(const struct sandbox_row *row)
+{
+	return row->scaled_mib ? row->scaled_mib : row->memory_mib;
+}
 
 enum checkpoint_status { CHECKPOINT_PROCESSING, CHECKPOINT_READY, CHECKPOINT_FAILED };
 
@@ -115,6 +132,8 @@ struct checkpoint_row {
 	char *template;
 	json_t *envs, *metadata;
 	char *workdir;
+
+	int64_t scaled_mib; /* as in sandbox_row */
 
 	int64_t ram_bytes, state_bytes, disk_bytes; /* its own: what it added to the store */
 	int64_t created_ms, done_ms;		    /* done 0: processing */
@@ -209,11 +228,12 @@ int store_sandbox_set_ended(struct store *s, const char *id, enum sandbox_status
 /* Status stopped, deleted; the time of an earlier end is kept. */
 int store_sandbox_set_deleted(struct store *s, const char *id, int64_t now_ms, struct err *e);
 /*
- * Everything of @row that can change but its settings: status, error, times, sizes, layers,
- * hibernation, checkpoints, patches. Nothing if it was deleted.
+ * Everything of @row that can change but its settings: status, error, times, sizes, scaled_mib,
+ * layers, hibernation, checkpoints, patches. Nothing if it was deleted.
  */
 int store_sandbox_update(struct store *s, const struct sandbox_row *row, struct err *e);
-/* The settings of @row: timeout, tags, token of previews. Nothing if it was deleted. */
+/* The settings of @row: timeout, tags, token of previews, scaling, mounts. Nothing if it was
+ * deleted. */
 int store_sandbox_set_settings(struct store *s, const struct sandbox_row *row, struct err *e);
 /* The last patch that was applied, and why the next one failed (NULL: it did not). */
 int store_sandbox_set_patched(struct store *s, const char *id, int64_t sequence, const char *error,
