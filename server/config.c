@@ -42,6 +42,8 @@ static const struct setting settings[] = {
     {"vmm", TEXT, AT(vmm), 0, 0, "FILE", "dormouse-vmm (default: beside dormoused)"},
     {"tools", TEXT, AT(tools), 0, 0, "DIR",
      "of dormouse-img and dormouse-ram (default: that of dormoused)"},
+    {"cgroup", TEXT, AT(cgroup), 0, 0, "DIR",
+     "cgroup v2 for CPU limits, made if it is missing (default /sys/fs/cgroup/dormouse)"},
     {"max-cpus", NUMBER, AT(max_cpus), 1, 4, "N", "most vCPUs of a sandbox (default 4)"},
     {"max-memory", NUMBER, AT(max_memory_mib), 64, 65536, "MIB",
      "most memory of a sandbox (default 8192)"},
@@ -321,6 +323,8 @@ static int fill_defaults(struct config *c, struct err *e)
 		rc = list_add(&c->image_dirs, dir);
 	if (!rc && !c->listen.n)
 		rc = list_add(&c->listen, DEFAULT_LISTEN);
+	if (!rc && !c->cgroup)
+		rc = (c->cgroup = strdup("/sys/fs/cgroup/dormouse")) ? 0 : -ENOMEM;
 	if (!rc && !c->region)
 		rc = (c->region = strdup("local")) ? 0 : -ENOMEM;
 	if (!rc && !c->log_format)

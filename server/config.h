@@ -28,6 +28,7 @@ struct config {
 	char *state;
 	char *api_key_file;
 	char *kernel, *vmm, *tools;
+	char *cgroup; /* of limits of processor time */
 	char *public_url, *sandbox_domain, *preview_host, *region;
 	char *log_level, *log_format;
 	int64_t max_cpus, max_memory_mib, max_disk_mib, max_sandboxes;

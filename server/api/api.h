@@ -99,6 +99,15 @@ void api_sandbox_timeout(struct request *r);
 void api_sandbox_reboot(struct request *r);
 void api_sandbox_power_cycle(struct request *r);
 
+/* scale.c */
+void api_scale(struct request *r);
+void api_limits_set(struct request *r);
+void api_limits_get(struct request *r);
+void api_autoscale_get(struct request *r);
+void api_autoscale_set(struct request *r);
+void api_scaling_lock_get(struct request *r);
+void api_scaling_lock_set(struct request *r);
+
 /* checkpoints.c */
 void api_checkpoint_create(struct request *r);
 void api_checkpoint_list(struct request *r);

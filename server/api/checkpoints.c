@@ -30,7 +30,7 @@ static void write_config(struct strbuf *b, const struct checkpoint_row *row)
 {
 	strbuf_json_name(b, "sandboxConfig");
 	strbuf_adds(b, "{");
-	strbuf_json_int(b, "memoryMB", row->memory_mib);
+	strbuf_json_int(b, "memoryMB", row->scaled_mib ? row->scaled_mib : row->memory_mib);
 	strbuf_json_int(b, "cpuCount", row->cpus);
 	strbuf_json_int(b, "diskMB", row->disk_mib);
 	strbuf_json_int(b, "timeout", row->timeout_s);

@@ -35,7 +35,7 @@ void api_write_sandbox(struct strbuf *b, const struct request *r, const struct s
 	strbuf_json_value(b, "metadata", row->metadata);
 	strbuf_json_str(b, "alias", row->alias);
 	strbuf_json_int(b, "cpuCount", row->cpus);
-	strbuf_json_int(b, "memoryMB", row->memory_mib);
+	strbuf_json_int(b, "memoryMB", sandbox_row_memory(row));
 	strbuf_json_int(b, "diskMB", row->disk_mib);
 	strbuf_json_int(b, "timeout", row->timeout_s);
 	strbuf_json_bool(b, "networkEnabled", row->network);

@@ -62,7 +62,7 @@ static void write_row(struct strbuf *b, const struct sandbox_row *row)
 	strbuf_json_time(b, "lastUsedAt", row->used_ms);
 	strbuf_json_int(b, "timeout", row->timeout_s);
 	strbuf_json_int(b, "cpuCount", row->cpus);
-	strbuf_json_int(b, "memoryMB", row->memory_mib);
+	strbuf_json_int(b, "memoryMB", sandbox_row_memory(row));
 	strbuf_json_int(b, "cpuMs", (int64_t)u.cpu_ms);
 	strbuf_json_int(b, "residentBytes", (int64_t)u.resident);
 	strbuf_adds(b, "}");

@@ -235,6 +235,7 @@ static int copy_shape(struct checkpoint_row *row, const struct sandbox_row *from
 	row->workdir = strdup(from->workdir);
 	row->cpus = from->cpus;
 	row->memory_mib = from->memory_mib;
+	row->scaled_mib = from->scaled_mib;
 	row->disk_mib = from->disk_mib;
 	row->timeout_s = from->timeout_s;
 	row->port = from->port;

@@ -28,6 +28,7 @@
 #include "server/manager/internal.h"
 #include "server/manager/jail.h"
 #include "server/manager/pool.h"
+#include "server/manager/scale.h"
 #include "server/manager/template.h"
 #include "server/manager/upkeep.h"
 
@@ -165,6 +166,8 @@ static int set_origin(struct manager *m, struct sandbox_row *row, const struct s
 		chain_fini(&row->layers);
 		return err_set(e, -ENOMEM, "out of memory");
 	}
+	if (c && c->full)
+		row->scaled_mib = c->scaled_mib;
 	if (from && !from->is_template) {
 		snprintf(row->from_checkpoint, sizeof(row->from_checkpoint), "%s", from->id);
 		snprintf(row->current_checkpoint, sizeof(row->current_checkpoint), "%s", from->id);
@@ -191,9 +194,10 @@ static int fill_row(struct manager *m, struct sandbox_row *row, const struct san
 	row->envs = spec->envs ? json_deep_copy(spec->envs) : json_object();
 	row->metadata = spec->metadata ? json_deep_copy(spec->metadata) : json_object();
 	row->tags = json_object();
+	row->mounts = json_array();
 	row->created_ms = wall_ms();
 	if (!row->template || !row->alias || !row->workdir || !row->envs || !row->metadata ||
-	    !row->tags)
+	    !row->tags || !row->mounts)
 		return err_set(e, -ENOMEM, "out of memory");
 	return set_origin(m, row, o, e);
 }
@@ -252,6 +256,8 @@ int sandbox_finish_boot(struct sandbox *s, struct err *e)
 		log_warn("sandbox %s: %s", s->id, e->msg);
 		rc = 0;
 	}
+	if (!rc)
+		scale_after_boot(s);
 	return rc;
 }
 

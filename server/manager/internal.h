@@ -8,6 +8,7 @@
 
 #include "lib/loop.h"
 #include "lib/vmm_client.h"
+#include "server/manager/autoscale.h"
 #include "server/manager/idle.h"
 #include "server/manager/images.h"
 #include "server/manager/jobs.h"
@@ -107,6 +108,8 @@ struct sandbox {
 	bool settled;		       /* all sessions of the guest are in `sessions` */
 	pthread_mutex_t settle_lock;   /* held while that is being done; before `lock` */
 	bool expiring;		       /* a job is at its idle timeout */
+	bool sampling;		       /* a job asks what it uses */
+	struct autoscale autoscale;
 
 	struct agent_pool *pool; /* never changes */
 	char **envs;		 /* "NAME=value", NULL-terminated; never changes once announced */

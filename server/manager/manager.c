@@ -21,6 +21,7 @@
 #include "server/manager/gc.h"
 #include "server/manager/internal.h"
 #include "server/manager/pool.h"
+#include "server/manager/scale.h"
 #include "server/manager/template.h"
 #include "server/manager/upkeep.h"
 
@@ -98,6 +99,7 @@ static void tick_sandbox(struct sandbox *s)
 	sessions_tick(s);
 	sessions_kick(s);
 	idle_tick(s);
+	scale_tick(s);
 }
 
 static void on_tick(struct loop_source *source, uint32_t events)

@@ -19,6 +19,7 @@
 #include "lib/log.h"
 #include "server/manager/checkpoint_int.h"
 #include "server/manager/gc.h"
+#include "server/manager/scale.h"
 #include "server/manager/snapshot.h"
 
 #define KEEP_DELETED	10000
@@ -218,6 +219,7 @@ static int adopt(struct sandbox *s, struct err *e)
 		manager_unreserve(s->m);
 		return rc;
 	}
+	scale_adopted(s);
 	if (paused || restored)
 		finish_adoption_later(s);
 	return 0;

@@ -11,6 +11,7 @@
 #include "lib/log.h"
 #include "server/manager/build.h"
 #include "server/manager/checkpoint_int.h"
+#include "server/manager/scale.h"
 #include "server/manager/upkeep.h"
 
 #define PATIENCE_MS  1000 /* for requests in progress: what they do is undone anyway */
@@ -103,6 +104,7 @@ static int restore_in_place(struct sandbox *s, const struct checkpoint_row *c,
 	/* If that fails the row still has it as pending, which the file makes true. */
 	if (commit_switch(s, true, &commit))
 		log_error("sandbox %s: %s", s->id, commit.msg);
+	scale_restored(s, c);
 	if (*cold)
 		return sandbox_boot_anew(s, e);
 	vm_unexpect_end(s);
@@ -176,11 +178,12 @@ static json_t *merge(json_t *under, json_t *over)
 static int fork_pinned(struct manager *m, struct checkpoint_row *c, const struct fork_spec *f,
 		       struct sandbox **out, struct err *e)
 {
+	const int64_t memory = c->scaled_mib ? c->scaled_mib : c->memory_mib;
 	struct sandbox_spec spec = {
 	    .template = c->template,
 	    .alias = f->alias,
 	    .cpus = f->cpus ? f->cpus : c->cpus,
-	    .memory_mib = f->memory_mib > c->memory_mib ? f->memory_mib : c->memory_mib,
+	    .memory_mib = f->memory_mib > memory ? f->memory_mib : memory,
 	    .disk_mib = c->disk_mib,
 	    .timeout_s = f->timeout_s,
 	    .port = c->port,
@@ -194,7 +197,9 @@ static int fork_pinned(struct manager *m, struct checkpoint_row *c, const struct
 	int rc = -ENOMEM;
 
 	/* Memory has the machine's shape: another one begins with its disk. */
-	c->full &= spec.cpus == c->cpus && spec.memory_mib == c->memory_mib;
+	c->full &= spec.cpus == c->cpus && spec.memory_mib == memory;
+	if (c->full)
+		spec.memory_mib = c->memory_mib;
 	if (spec.envs && spec.metadata && checkpoint_is_image(c))
 		rc = sandbox_create_of_image(m, &spec, c, out, e);
 	else if (spec.envs && spec.metadata)

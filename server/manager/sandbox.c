@@ -336,6 +336,10 @@ static void take_settings(struct sandbox *s, struct sandbox_row *row)
 	row->tags = old;
 	s->row.tagged_ms = row->tagged_ms;
 	memcpy(s->row.preview_hash, row->preview_hash, sizeof(row->preview_hash));
+	s->row.scaling = row->scaling;
+	old = s->row.mounts;
+	s->row.mounts = row->mounts;
+	row->mounts = old;
 }
 
 /* In a copy, then with @save in the store, then with @take, which leaves what it replaced in the

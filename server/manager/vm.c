@@ -27,7 +27,9 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/manager/cpu_limit.h"
 #include "server/manager/jail.h"
+#include "server/manager/scale.h"
 
 #define ADOPT_TIMEOUT_MS 5000
 #define END_GRACE_MS	 10000 /* between the end of the connection and that of the process */
@@ -266,6 +268,7 @@ int vm_spawn(struct sandbox *s, const char *image, struct err *e)
 	pthread_mutex_lock(&s->lock);
 	s->vm.client = client;
 	pthread_mutex_unlock(&s->lock);
+	scale_cpu(s);
 	return 0;
 }
 
@@ -375,6 +378,7 @@ static void clean_up(struct sandbox *s, struct vm *vm)
 	free_client(s, vm->client);
 	if (vm->pidfd >= 0 && vm->ours)
 		waitid(P_PIDFD, (id_t)vm->pidfd, NULL, WEXITED);
+	cpu_limit_remove(s->m->config->cgroup, s->id);
 	pthread_mutex_lock(&s->lock);
 	fd_close(&s->vm.pidfd);
 	pthread_mutex_unlock(&s->lock);

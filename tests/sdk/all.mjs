@@ -9,6 +9,7 @@ import './sessions.mjs';
 import './pty.mjs';
 import './files.mjs';
 import './hibernate.mjs';
+import './scale.mjs';
 import './checkpoints.mjs';
 import './patches.mjs';
 import './previews.mjs';

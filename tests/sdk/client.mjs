@@ -8,6 +8,6 @@ const dir = join(process.env.SDK_MODULES ?? '', '@opencomputer/sdk');
 const manifest = JSON.parse(readFileSync(join(dir, 'package.json'), 'utf8'));
 
 export const version = manifest.version;
-export const { Sandbox, Tags, ExecTimeoutError } = await import(
+export const { Sandbox, Tags, ExecTimeoutError, ScalingLockedError } = await import(
 	pathToFileURL(join(dir, manifest.exports['.'].import)).href
 );

@@ -157,6 +157,7 @@ int cmd_hibernate(struct cli *c, int argc, char **argv);
 int cmd_wake(struct cli *c, int argc, char **argv);
 int cmd_reboot(struct cli *c, int argc, char **argv);
 int cmd_power_cycle(struct cli *c, int argc, char **argv);
+int cmd_scale(struct cli *c, int argc, char **argv);
 int cmd_patch(struct cli *c, int argc, char **argv);
 int cmd_top(struct cli *c, int argc, char **argv);
 int cmd_store(struct cli *c, int argc, char **argv);

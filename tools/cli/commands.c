@@ -163,6 +163,14 @@ const struct command cli_commands[] = {
      "As reboot, but with a new VMM process: for a sandbox that hangs.\n"
      "--json prints [{\"sandboxID\":ID,\"powerCycled\":BOOL,\"error\":TEXT}].\n",
      cmd_power_cycle},
+    {"scale", "[OPTIONS] ID [MB]", "change or show how much memory and CPU time a sandbox has",
+     "  --cpu PERCENT     with MB: processor time, 100 for one processor\n"
+     "  --auto MIN:MAX    scale its memory by what it uses, between these; off: no more\n"
+     "  --lock, --unlock  refuse to scale it, or no longer\n"
+     "\n"
+     "MB takes effect while it runs, also below what it was made with, and switches --auto off.\n"
+     "Without MB and options: what it has, and what it uses. --json prints the server's answer.\n",
+     cmd_scale},
     {"top", "[-d S] [-n N]", "watch what the running sandboxes take of the server",
      "  -d, --delay S     seconds between two looks (default 2)\n"
      "  -n N              look N times (default: until Ctrl-C on a terminal, else once)\n"

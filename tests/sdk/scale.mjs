@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scaling (section 12).
+import assert from 'node:assert/strict';
+import { ScalingLockedError } from './client.mjs';
+import { check, create, kill, request, sh, shared, UNKNOWN } from './support.mjs';
+
+const totalMB = async (sandbox) => Number((await sh(sandbox, "free -m | awk '/^Mem/ {print $2}'")).trim());
+
+check('12 memory grows and shrinks while it runs, and is kept by hibernation and forks', async () => {
+	const sandbox = await create({ memoryMB: 1024 });
+	const before = await totalMB(sandbox);
+	assert.ok(before > 800 && before < 1100, `${before}`);
+	const up = await sandbox.scale({ memoryMB: 2048 });
+	assert.deepEqual([up.sandboxID, up.memoryMB, up.cpuPercent], [sandbox.sandboxId, 2048, 100]);
+	const grown = await totalMB(sandbox);
+	assert.ok(grown > 1800 && grown < 2100, `${grown}`);
+	const limit = Number(await sh(sandbox, 'cat /sys/fs/cgroup/sandbox/memory.max'));
+	assert.ok(limit > 1.7 * 2 ** 30, `${limit}`);
+	await sandbox.hibernate();
+	await sandbox.wake();
+	assert.equal(await totalMB(sandbox), grown);
+	assert.equal((await request('GET', `/api/sandboxes/${sandbox.sandboxId}`)).json.memoryMB, 2048);
+	assert.equal((await sandbox.scale({ memoryMB: 768 })).memoryMB, 768);
+	const small = await totalMB(sandbox);
+	assert.ok(small > 500 && small < 768, `${small}`);
+	await kill(sandbox);
+});
+
+check('12 what cannot be is refused', async () => {
+	const sandbox = await shared();
+	await assert.rejects(sandbox.scale({ memoryMB: -1 }), /required/);
+	await assert.rejects(sandbox.scale({ memoryMB: 1 << 20 }), /memoryMB/);
+	// Its kernel and the agent alone need more.
+	await assert.rejects(sandbox.scale({ memoryMB: 64 }), /it uses/);
+	assert.equal((await request('POST', `/api/sandboxes/${UNKNOWN}/scale`, { body: { memoryMB: -1 } })).status, 400);
+});
+
+check('12 autoscale and the lock', async () => {
+	const sandbox = await shared();
+	const off = { sandboxID: sandbox.sandboxId, enabled: false, minMemoryMB: 0, maxMemoryMB: 0 };
+	assert.deepEqual(await sandbox.getAutoscale(), off);
+	assert.equal((await sandbox.getScalingLock()).locked, false);
+	const on = await sandbox.setAutoscale({ enabled: true, minMemoryMB: 1024, maxMemoryMB: 4096 });
+	assert.deepEqual(on, { ...off, enabled: true, minMemoryMB: 1024, maxMemoryMB: 4096 });
+	await assert.rejects(sandbox.setAutoscale({ enabled: true, minMemoryMB: 4096, maxMemoryMB: 1024 }), /minMemoryMB/);
+	assert.deepEqual(await sandbox.getAutoscale(), on);
+	assert.equal((await sandbox.setScalingLock(true)).locked, true);
+	assert.deepEqual(await sandbox.getAutoscale(), off);
+	await assert.rejects(sandbox.scale({ memoryMB: 2048 }), ScalingLockedError);
+	await assert.rejects(sandbox.setAutoscale({ enabled: true, minMemoryMB: 1024, maxMemoryMB: 2048 }), ScalingLockedError);
+	assert.equal((await sandbox.setScalingLock(false)).locked, false);
+	assert.deepEqual(await sandbox.getAutoscale(), off);
+});
