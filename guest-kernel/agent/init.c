@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "guest-kernel/agent/guest.h"
+#include "guest-kernel/agent/net.h"
 #include "guest-kernel/agent/server.h"
 #include "lib/clock.h"
 #include "lib/log.h"
@@ -83,6 +84,7 @@ static void *late_setup(void *arg)
 
 	guest_knock();
 	guest_bind_workspace();
+	net_up();
 	/* Frozen by one that died before it could thaw them. */
 	freezer_thaw_all(CGROUP_ROOT);
 	agent_set_ready(a, guest_make_cgroup());

@@ -14,6 +14,7 @@
 
 #include "guest-kernel/agent/files.h"
 #include "guest-kernel/agent/guest.h"
+#include "guest-kernel/agent/net.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 
@@ -133,6 +134,8 @@ int renew_serve(struct agent *a, struct peer *p, uint64_t id, const struct reque
 		put_failure(p, &e);
 	if (!a->test && r->hostname && set_hostname(r->hostname, &e))
 		put_failure(p, &e);
+	if (!a->test)
+		net_forget_connections();
 	if (r->machine_id && set_machine_id(a, r->machine_id, &e))
 		put_failure(p, &e);
 	if (!a->test && (r->renew_flags & PROTO_RENEW_GROW_ROOT) &&

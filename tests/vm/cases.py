@@ -15,6 +15,7 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import docker  # noqa: E402
+import network  # noqa: E402, F401: its cases
 import size  # noqa: E402, F401: its cases
 import travel  # noqa: E402, F401: its cases
 import travel_load  # noqa: E402, F401: its cases

@@ -70,9 +70,17 @@ class Control:
 
     def call(self, op, **fields):
         """Send a request, return its answer; raises VmmError if it was refused."""
+        return self.call_fd(op, None, **fields)
+
+    def call_fd(self, op, fd, **fields):
+        """The same, with a descriptor that goes along."""
         number = self._next_id
         self._next_id += 1
-        self._socket.sendall(json.dumps({"id": number, "op": op, **fields}).encode() + b"\n")
+        line = json.dumps({"id": number, "op": op, **fields}).encode() + b"\n"
+        if fd is None:
+            self._socket.sendall(line)
+        else:
+            socket.send_fds(self._socket, [line], [fd])
         while True:
             message = self._read_line(op)
             if "event" in message:
