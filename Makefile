@@ -34,6 +34,8 @@ src_snapshot := $(wildcard snapshot/*.c)
 src_vmm      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
 src_vmm      += $(B)/gen/seccomp_filters.c
 src_server   := $(filter-out server/main.c server/net/%,$(wildcard server/*.c server/*/*.c))
+# Ranges of addresses in its options.
+src_server   += server/net/addr.c
 src_net      := $(filter-out server/net/main.c,$(wildcard server/net/*.c)) $(B)/gen/seccomp_net.c
 src_agent    := $(filter-out guest-kernel/agent/main.c,$(wildcard guest-kernel/agent/*.c))
 src_cli      := $(filter-out tools/cli/main.c,$(wildcard tools/cli/*.c tools/doctor/*.c))
@@ -283,12 +285,12 @@ bench-lab: $(PROGRAMS) $(B)/test/bench-spawn
 .PHONY: api
 $(B)/asan/dormoused: $(B)/asan/server/main.o $(call arch,asan,server lib)
 	$(CC) $(ASAN) -o $@ $^ $(libs_server)
-api: $(B)/asan/dormoused $(B)/dormouse-agent
+api: $(B)/asan/dormoused $(B)/dormouse-agent $(B)/dormouse-net
 	@DORMOUSED=$(CURDIR)/$(B)/asan/dormoused tests/run tap api tests/api/run
 
 # --- many clients at once; LOAD=options of tests/load/run ------------------------------
 .PHONY: load
-load: $(B)/dormoused $(B)/dormouse-agent
+load: $(B)/dormoused $(B)/dormouse-agent $(B)/dormouse-net
 	@tests/run tap load tests/load/run $(LOAD)
 
 # --- the same crowd, with an eye on what threads do to each other -----------------------

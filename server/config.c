@@ -12,6 +12,7 @@
 
 #include "lib/fd.h"
 #include "server/http/listen.h"
+#include "server/net/policy.h"
 
 #define FILE_MAX       (1u << 20)
 #define DEFAULT_LISTEN "unix:/run/dormouse/dormouse.sock" /* where `dormouse` looks */
@@ -40,6 +41,10 @@ static const struct setting settings[] = {
     {"images", LIST, AT(image_dirs), 0, 0, "DIR",
      "every NAME.ext4 in it is a template (default: the folder of dormoused)"},
     {"vmm", TEXT, AT(vmm), 0, 0, "FILE", "dormouse-vmm (default: beside dormoused)"},
+    {"net", TEXT, AT(net), 0, 0, "FILE", "dormouse-net (default: beside dormoused)"},
+    {"net-allow", LIST, AT(net_allow), 0, 0, "ADDR/BITS",
+     "sandboxes may reach this, too, besides the internet; repeatable"},
+    {"net-deny", LIST, AT(net_deny), 0, 0, "ADDR/BITS", "sandboxes may not reach this; repeatable"},
     {"tools", TEXT, AT(tools), 0, 0, "DIR",
      "of dormouse-img and dormouse-ram (default: that of dormoused)"},
     {"cgroup", TEXT, AT(cgroup), 0, 0, "DIR",
@@ -317,7 +322,8 @@ static int fill_defaults(struct config *c, struct err *e)
 	if (!c->state)
 		c->state = default_state();
 	if (!c->state || fill_beside(&c->kernel, dir, "kernel") ||
-	    fill_beside(&c->vmm, dir, "dormouse-vmm") || (!c->tools && !(c->tools = strdup(dir))))
+	    fill_beside(&c->vmm, dir, "dormouse-vmm") ||
+	    fill_beside(&c->net, dir, "dormouse-net") || (!c->tools && !(c->tools = strdup(dir))))
 		rc = -ENOMEM;
 	if (!rc && !c->images.n && !c->image_dirs.n)
 		rc = list_add(&c->image_dirs, dir);
@@ -334,10 +340,29 @@ static int fill_defaults(struct config *c, struct err *e)
 	return rc ? err_set(e, rc, "out of memory") : 0;
 }
 
+static int check_ranges(const struct config_list *l, const char *option, struct err *e)
+{
+	struct net_prefix p;
+
+	if (l->n > POLICY_RANGES)
+		return err_set(e, -EINVAL, "--%s: more than %d", option, POLICY_RANGES);
+	for (size_t i = 0; i < l->n; i++)
+		if (net_prefix_parse(l->items[i], &p))
+			return err_set(e, -EINVAL, "--%s %s: not of the form 10.0.0.0/8", option,
+				       l->items[i]);
+	return 0;
+}
+
 static int check(const struct config *c, struct err *e)
 {
+	int rc = check_ranges(&c->net_allow, "net-allow", e);
+
+	if (!rc)
+		rc = check_ranges(&c->net_deny, "net-deny", e);
+	if (rc)
+		return rc;
 	for (size_t i = 0; i < c->listen.n; i++) {
-		int rc = listen_check(c->listen.items[i], e);
+		rc = listen_check(c->listen.items[i], e);
 
 		if (rc)
 			return rc;
@@ -402,6 +427,8 @@ void config_fini(struct config *c)
 	list_fini(&c->images);
 	list_fini(&c->image_dirs);
 	list_fini(&c->prewarm);
+	list_fini(&c->net_allow);
+	list_fini(&c->net_deny);
 	memset(c, 0, sizeof(*c));
 }
 

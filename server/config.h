@@ -27,7 +27,8 @@ struct config {
 	struct config_list prewarm;    /* names of templates */
 	char *state;
 	char *api_key_file;
-	char *kernel, *vmm, *tools;
+	struct config_list net_allow, net_deny; /* ranges of addresses */
+	char *kernel, *vmm, *tools, *net;
 	char *cgroup; /* of limits of processor time */
 	char *public_url, *sandbox_domain, *preview_host, *region;
 	char *log_level, *log_format;

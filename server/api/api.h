@@ -96,6 +96,7 @@ void api_tags_list(struct request *r);
 void api_sandbox_hibernate(struct request *r);
 void api_sandbox_wake(struct request *r);
 void api_sandbox_timeout(struct request *r);
+void api_sandbox_network(struct request *r);
 void api_sandbox_reboot(struct request *r);
 void api_sandbox_power_cycle(struct request *r);
 

@@ -35,6 +35,7 @@ const struct route api_routes[] = {
     {"POST", SB "/hibernate", api_sandbox_hibernate, ROUTE_SLOW, NULL, NULL},
     {"POST", SB "/wake", api_sandbox_wake, ROUTE_SLOW, NULL, NULL},
     {"POST", SB "/timeout", api_sandbox_timeout, 0, NULL, NULL},
+    {"PUT", SB "/network", api_sandbox_network, 0, NULL, NULL},
     {"POST", SB "/reboot", api_sandbox_reboot, 0, NULL, NULL},
     {"POST", SB "/power-cycle", api_sandbox_power_cycle, 0, NULL, NULL},
 

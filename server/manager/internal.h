@@ -53,6 +53,7 @@ struct manager {
 	struct templates *templates; /* owned */
 	struct builds *builds;	     /* owned */
 	struct upkeep *upkeep;	     /* owned */
+	struct net_shared *net;	     /* owned; net.h */
 };
 
 /* A file, whatever its name. */
@@ -73,6 +74,16 @@ struct vm {
 	bool expected;		   /* we end it: that is no news of the sandbox */
 };
 
+/* Its dormouse-net, as this daemon knows it; net.h. */
+struct net {
+	pthread_mutex_t lock; /* held while one is started, or is told the policy; before `lock` */
+	unsigned int questions; /* atomic: of its metadata service, being answered */
+	/* Under the sandbox's `lock`: */
+	struct vmm_client *client; /* owned; NULL: none */
+	unsigned int calls;	   /* in progress on client */
+	bool starting;		   /* a job is at it */
+};
+
 struct sandbox {
 	struct manager *m;	   /* borrowed; outlives us */
 	unsigned int refs;	   /* atomic; one is the table's */
@@ -83,6 +94,7 @@ struct sandbox {
 	uint32_t rewinds;	   /* atomic: counts rollbacks; streams go back in time with one */
 	uint32_t boots;		   /* atomic: counts boots of the guest; processes die with one */
 	unsigned int tunnels;	   /* atomic: open ones */
+	struct net net;		   /* net.h */
 	struct idle idle;	   /* its members are atomic */
 	uint64_t idle_saved_ms;	   /* atomic: idle.touched_ms that its directory has */
 
@@ -118,6 +130,9 @@ struct sandbox {
 	struct file_id *given;	 /* owned; what the process was given to read, see jail.h */
 	size_t given_n;
 };
+
+/* manager.c: call @fn for every sandbox, without the table locked meanwhile. */
+void for_each_sandbox(struct manager *m, void (*fn)(struct sandbox *s));
 
 /* sandbox.c */
 struct sandbox *sandbox_new(struct manager *m, struct sandbox_row *row, struct err *e);
@@ -267,6 +282,9 @@ void vm_leave(struct sandbox *s);
 void vm_check_overdue(struct sandbox *s);
 /* vmm_client_call() on its control connection. Any thread; -EPIPE without one. */
 int vm_call(struct sandbox *s, json_t *request, int timeout_ms, json_t **answer, struct err *e);
+/* With a descriptor that goes along; @fd stays the caller's. */
+int vm_call_fd(struct sandbox *s, json_t *request, int fd, int timeout_ms, json_t **answer,
+	       struct err *e);
 #define VM_CALL_MS 30000
 
 /* machine.c: what a VMM is asked to do; see docs/vmm.md. Under `lifecycle`, but where said. */

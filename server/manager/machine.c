@@ -100,10 +100,10 @@ static json_t *machine_request(struct sandbox *s, const char *op, const struct v
 		json_decref(disk);
 		return NULL;
 	}
-	return json_pack("{ss, ss, sI, sI, s[o], s{ss}, ss}", "op", op, "kernel",
+	return json_pack("{ss, ss, sI, sI, s[o], s{ss}, s{ss}, ss}", "op", op, "kernel",
 			 s->m->config->kernel, "memory_mib", (json_int_t)s->row.memory_mib, "cpus",
-			 (json_int_t)s->row.cpus, "disks", disk, "vsock", "path", vsock, "console",
-			 console);
+			 (json_int_t)s->row.cpus, "disks", disk, "vsock", "path", vsock, "net",
+			 "backend", "user", "console", console);
 }
 
 static int set_image(json_t *request, const struct vm_image *image)
@@ -124,9 +124,10 @@ int vm_prepare(struct sandbox *s, int64_t cpus, int64_t memory_mib, struct err *
 	if (!vsock || !console)
 		return err_set(e, -ENOMEM, "out of memory");
 	return vm_call(s,
-		       json_pack("{ss, sI, sI, si, sb, ss, ss}", "op", "prepare", "cpus",
+		       json_pack("{ss, sI, sI, si, sb, s{ss}, ss, ss}", "op", "prepare", "cpus",
 				 (json_int_t)cpus, "memory_mib", (json_int_t)memory_mib, "disks", 1,
-				 "vsock", 1, "vsock_path", vsock, "console", console),
+				 "vsock", 1, "net", "backend", "user", "vsock_path", vsock,
+				 "console", console),
 		       VM_CALL_MS, NULL, e);
 }
 

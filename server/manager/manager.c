@@ -20,6 +20,7 @@
 #include "server/manager/build.h"
 #include "server/manager/gc.h"
 #include "server/manager/internal.h"
+#include "server/manager/net.h"
 #include "server/manager/pool.h"
 #include "server/manager/scale.h"
 #include "server/manager/template.h"
@@ -72,8 +73,7 @@ static size_t table_count(struct manager *m)
 	return n;
 }
 
-/* Call @fn for every sandbox, without the table locked meanwhile. */
-static void for_each_sandbox(struct manager *m, void (*fn)(struct sandbox *s))
+void for_each_sandbox(struct manager *m, void (*fn)(struct sandbox *s))
 {
 	struct sandbox **all;
 	size_t n = 0;
@@ -114,6 +114,7 @@ static void on_tick(struct loop_source *source, uint32_t events)
 	pool_check(m);
 	store_settle(m->store);
 	upkeep_tick(m);
+	net_tick(m);
 	if (++m->ticks % 3600 == 0) {
 		struct err e;
 
@@ -250,6 +251,8 @@ int manager_start(const struct config *c, struct manager **out, struct err *e)
 	if (!rc)
 		rc = upkeep_init(m, e);
 	if (!rc)
+		rc = net_init(m, e);
+	if (!rc)
 		rc = pool_init(m, e);
 	if (!rc)
 		rc = templates_init(m, e);
@@ -334,6 +337,7 @@ void manager_stop(struct manager *m)
 	templates_fini(m);
 	builds_fini(m);
 	upkeep_fini(m);
+	net_fini(m);
 	layers_fini(m);
 	store_close(m->store);
 	images_fini(&m->images);

@@ -161,6 +161,16 @@ int sandbox_wake(struct manager *m, const char *id, const int64_t *timeout_s,
 int sandbox_set_timeout(struct manager *m, const char *id, int64_t timeout_s, struct err *e);
 
 /**
+ * sandbox_set_network() - Open or close the internet for a sandbox, in whatever state it is
+ *
+ * When it returns, nothing gets through any more that may not; connections that exist are reset.
+ *
+ * Return: 0; -ENOENT unknown; -ESHUTDOWN deleted; -EIO, ...: stored, but its network did not take
+ * it
+ */
+int sandbox_set_network(struct manager *m, const char *id, bool enabled, struct err *e);
+
+/**
  * sandbox_set_tags() - Replace all of them
  * @tags:	An object; what is in it is checked
  * @row:	Copy of it; the caller releases it after success

@@ -10,7 +10,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
-#include "server/manager/internal.h"
+#include "server/manager/net.h"
 
 #define AGENT_TIMEOUT_MS 10000
 #define AGENT_MAX_IDLE	 16
@@ -68,6 +68,7 @@ static void free_strings(char **list)
 
 static void sandbox_free(struct sandbox *s)
 {
+	net_free(s);
 	agent_pool_destroy(s->pool);
 	vm_waits_free(s);
 	free_strings(s->envs);
@@ -149,6 +150,7 @@ struct sandbox *sandbox_new(struct manager *m, struct sandbox_row *row, struct e
 	pthread_mutex_init(&s->lifecycle, NULL);
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_mutex_init(&s->settle_lock, NULL);
+	net_begin(s);
 	s->settled = true;
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -332,6 +334,7 @@ static void take_settings(struct sandbox *s, struct sandbox_row *row)
 	json_t *old = s->row.tags;
 
 	s->row.timeout_s = row->timeout_s;
+	s->row.network = row->network;
 	s->row.tags = row->tags;
 	row->tags = old;
 	s->row.tagged_ms = row->tagged_ms;

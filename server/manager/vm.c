@@ -29,6 +29,7 @@
 #include "lib/log.h"
 #include "server/manager/cpu_limit.h"
 #include "server/manager/jail.h"
+#include "server/manager/net.h"
 #include "server/manager/scale.h"
 
 #define ADOPT_TIMEOUT_MS 5000
@@ -103,6 +104,8 @@ static void on_event(void *arg, const char *name, json_t *event)
 		on_ready_event(s, !strcmp(name, "ready"));
 	} else if (!strcmp(name, "checkpoint")) {
 		vm_on_checkpoint(s, event);
+	} else if (!strcmp(name, "net_wanted")) {
+		net_on_wanted(s);
 	}
 }
 
@@ -272,7 +275,8 @@ int vm_spawn(struct sandbox *s, const char *image, struct err *e)
 	return 0;
 }
 
-int vm_call(struct sandbox *s, json_t *request, int timeout_ms, json_t **answer, struct err *e)
+int vm_call_fd(struct sandbox *s, json_t *request, int fd, int timeout_ms, json_t **answer,
+	       struct err *e)
 {
 	struct vmm_client *client;
 	int rc;
@@ -288,12 +292,17 @@ int vm_call(struct sandbox *s, json_t *request, int timeout_ms, json_t **answer,
 			*answer = NULL;
 		return err_set(e, -EPIPE, "its VM has ended");
 	}
-	rc = vmm_client_call(client, request, timeout_ms, answer, e);
+	rc = vmm_client_call_fd(client, request, fd, timeout_ms, answer, e);
 	pthread_mutex_lock(&s->lock);
 	s->vm.calls--;
 	pthread_cond_broadcast(&s->changed);
 	pthread_mutex_unlock(&s->lock);
 	return rc;
+}
+
+int vm_call(struct sandbox *s, json_t *request, int timeout_ms, json_t **answer, struct err *e)
+{
+	return vm_call_fd(s, request, -1, timeout_ms, answer, e);
 }
 
 static int open_adopted(struct sandbox *s, json_t *info, struct err *e)
@@ -338,6 +347,8 @@ int vm_adopt(struct sandbox *s, bool *paused, bool *restored, struct err *e)
 	s->ready = s->ready || json_is_true(json_object_get(info, "ready"));
 	rc = open_adopted(s, info, e);
 	pthread_mutex_unlock(&s->lock);
+	if (!rc)
+		net_adopt(s, json_is_true(json_object_get(json_object_get(info, "net"), "wanted")));
 	json_decref(info);
 	return rc;
 }
@@ -376,6 +387,7 @@ static void clean_up(struct sandbox *s, struct vm *vm)
 	while (vm->pidfd >= 0 && poll(&p, 1, -1) < 0 && errno == EINTR)
 		;
 	free_client(s, vm->client);
+	net_leave(s);
 	if (vm->pidfd >= 0 && vm->ours)
 		waitid(P_PIDFD, (id_t)vm->pidfd, NULL, WEXITED);
 	cpu_limit_remove(s->m->config->cgroup, s->id);
@@ -487,6 +499,7 @@ void vm_leave(struct sandbox *s)
 		loop_remove(&s->m->loop, &s->vm.source);
 	taken = take_vm(s, &vm);
 	pthread_mutex_unlock(&s->m->loop_lock);
+	net_leave(s);
 	if (taken) {
 		free_client(s, vm.client);
 		pthread_mutex_lock(&s->lock);

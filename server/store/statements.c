@@ -41,7 +41,7 @@ const char *const store_statements[ST_COUNT] = {
 		  "from_checkpoint=?24, current_checkpoint=?25, patch_sequence=?26, "
 		  "patch_error=?27, scaled_mib=?32 "
 		  "WHERE id=?1 AND deleted=0",
-    [ST_SETTINGS] = "UPDATE sandboxes SET timeout_s=?10, tags=?28, tagged_ms=?29, "
+    [ST_SETTINGS] = "UPDATE sandboxes SET timeout_s=?10, network=?12, tags=?28, tagged_ms=?29, "
 		    "preview_hash=?30, cpu_percent=?33, auto_min_mib=?34, auto_max_mib=?35, "
 		    "scale_locked=?36, mounts=?37 WHERE id=?1 AND deleted=0",
     [ST_PATCHED] = "UPDATE sandboxes SET patch_sequence=?2, patch_error=?3 WHERE id=?1",

@@ -18,6 +18,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.dirname(HERE))
 from side_by_side import Skip  # noqa: E402
 DAEMON = os.environ.get("DORMOUSED", os.path.join(TOP, "build/dormoused"))
+NET = os.environ.get("DORMOUSE_NET", os.path.join(TOP, "build/dormouse-net"))
 AGENT = os.environ.get("FAKE_VMM_AGENT", os.path.join(TOP, "build/dormouse-agent"))
 FOLDER = "/tmp"  # sockets are below it: short
 KEY = "osb_0123456789abcdef"
@@ -89,7 +90,7 @@ class Server:
         with open(os.path.join(self.folder, "keys"), "w") as f:
             f.write(f"# keys\n\n{KEY}\nanother-key\n")
         self.options = ["--state", self.state, "--kernel", f"{self.folder}/kernel", "--images", self.folder,
-                        "--vmm", f"{HERE}/fake-vmm", "--exit-grace", "1", "--pool-size", "0"]
+                        "--vmm", f"{HERE}/fake-vmm", "--net", NET, "--exit-grace", "1", "--pool-size", "0"]
         self.options += listen if listen is not None else [
             "--listen", f"unix:{self.socket}", "--listen", "tcp:127.0.0.1:0", "--api-key-file", f"{self.folder}/keys"]
         self.options += options
