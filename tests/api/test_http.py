@@ -64,8 +64,8 @@ def unknown_routes_and_methods_are_told_apart():
 def parts_that_are_not_built_yet_say_so():
     with Server() as s:
         for method, path in (("POST", "/sandboxes/sb-1/migrate"), ("POST", "/secret-stores"),
-                             ("POST", "/templates"), ("PATCH", "/webhooks/w"),
-                             ("PUT", "/sandboxes/sb-1/limits"), ("GET", "/sandboxes/sb-1/logs")):
+                             ("PATCH", "/webhooks/w"), ("GET", "/usage"),
+                             ("GET", "/sandboxes/sb-1/logs"), ("GET", "/secret-stores")):
             s.request(method, path).expect(501, "not implemented yet", '"code":"not_implemented"')
 
 
