@@ -17,6 +17,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "lib/fd.h"
@@ -181,38 +183,28 @@ struct diag_request {
 	struct inet_diag_req_v2 body;
 };
 
-static int diag_send(int fd, uint16_t type, uint16_t flags, const struct inet_diag_req_v2 *body)
-{
-	struct diag_request r = {.head = {.nlmsg_len = sizeof(r),
-					  .nlmsg_type = type,
-					  .nlmsg_flags = flags | NLM_F_REQUEST},
-				 .body = *body};
-
-	return send(fd, &r, sizeof(r), 0) < 0 ? -errno : 0;
-}
-
+/* Sockets, by their inodes. */
 struct doomed {
-	struct inet_diag_req_v2 *list; /* owned */
+	uint32_t *inodes; /* owned */
 	size_t n, cap;
 };
 
-static int doom(struct doomed *d, const struct inet_diag_msg *m)
+static int doom(struct doomed *d, uint32_t inode)
 {
 	if (d->n == d->cap) {
 		size_t cap = d->cap ? d->cap * 2 : 64;
-		struct inet_diag_req_v2 *grown = realloc(d->list, cap * sizeof(*grown));
+		uint32_t *grown = reallocarray(d->inodes, cap, sizeof(*grown));
 
 		if (!grown)
 			return -ENOMEM;
-		d->list = grown;
+		d->inodes = grown;
 		d->cap = cap;
 	}
-	d->list[d->n++] = (struct inet_diag_req_v2){
-	    .sdiag_family = m->idiag_family, .sdiag_protocol = IPPROTO_TCP, .id = m->id};
+	d->inodes[d->n++] = inode;
 	return 0;
 }
 
-/* @d: NULL: the answer says only how it went. Return: 1 if more follows, 0 at the end, or -errno */
+/* Return: 1 if more follows, 0 at the end, or -errno */
 static int read_answers(int fd, const struct in6_addr own[2], struct doomed *d)
 {
 	_Alignas(struct nlmsghdr) char buf[16384];
@@ -230,11 +222,11 @@ static int read_answers(int fd, const struct in6_addr own[2], struct doomed *d)
 			return 0;
 		if (h->nlmsg_type == NLMSG_ERROR)
 			return ((struct nlmsgerr *)NLMSG_DATA(h))->error;
-		if (!d || h->nlmsg_len < NLMSG_LENGTH(sizeof(*m)) ||
+		if (h->nlmsg_len < NLMSG_LENGTH(sizeof(*m)) || !m->idiag_inode ||
 		    !is_own(own, m->idiag_family, m->id.idiag_src) ||
 		    is_own(own, m->idiag_family, m->id.idiag_dst))
 			continue;
-		rc = doom(d, m);
+		rc = doom(d, m->idiag_inode);
 		if (rc)
 			return rc;
 	}
@@ -246,31 +238,76 @@ static int read_answers(int fd, const struct in6_addr own[2], struct doomed *d)
 #define STATE_LISTEN	10
 #define STATES		(~0u & ~(1u << STATE_TIME_WAIT | 1u << STATE_CLOSE | 1u << STATE_LISTEN))
 
-static int forget_family(int fd, uint8_t family, struct doomed *d)
+static int find_connections(int fd, uint8_t family, struct doomed *d)
 {
-	struct inet_diag_req_v2 all = {
-	    .sdiag_family = family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = STATES};
+	struct diag_request r = {.head = {.nlmsg_len = sizeof(r),
+					  .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+					  .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+				 .body = {.sdiag_family = family,
+					  .sdiag_protocol = IPPROTO_TCP,
+					  .idiag_states = STATES}};
 	struct in6_addr own[2];
-	int rc;
+	int rc = send(fd, &r, sizeof(r), 0) < 0 ? -errno : 1;
 
 	own_addresses(own);
-	d->n = 0;
-	rc = diag_send(fd, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &all);
-	while (!rc) {
+	while (rc > 0)
 		rc = read_answers(fd, own, d);
-		if (rc <= 0)
-			break;
-		rc = 0;
-	}
-	for (size_t i = 0; i < d->n && !rc; i++) {
-		rc = diag_send(fd, SOCK_DESTROY, NLM_F_ACK, &d->list[i]);
-		if (!rc)
-			rc = read_answers(fd, own, NULL);
-		/* Ended by itself meanwhile. */
-		if (rc == -ENOENT)
-			rc = 0;
-	}
 	return rc;
+}
+
+/*
+ * A socket of another process: connect() to nowhere is how a connection is aborted from outside
+ * of the kernel. Who reads, writes or polls has an error then.
+ */
+static void abort_connection(int pid, int number, struct doomed *d, size_t i)
+{
+	const struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+	cleanup_close int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	cleanup_close int fd = pidfd < 0 ? -1 : (int)syscall(SYS_pidfd_getfd, pidfd, number, 0);
+	struct stat st;
+
+	/* Who is not frozen may have something else there by now. */
+	if (fd < 0 || fstat(fd, &st) < 0 || st.st_ino != d->inodes[i])
+		return;
+	if (connect(fd, &nowhere, sizeof(nowhere)) < 0)
+		log_warn("network: a connection of before: %s", strerror(errno));
+	else
+		d->inodes[i] = 0;
+}
+
+static void abort_of_process(int proc_fd, const char *pid, struct doomed *d)
+{
+	char path[32], link[64];
+	struct dirent *entry;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "%.16s/fd", pid);
+	dir = fd_opendir(proc_fd, path);
+	while (dir && (entry = readdir(dir))) {
+		ssize_t len = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+		unsigned int inode;
+
+		link[len < 0 ? 0 : len] = '\0';
+		if (sscanf(link, "socket:[%u]", &inode) != 1)
+			continue;
+		for (size_t i = 0; i < d->n; i++)
+			if (d->inodes[i] == inode)
+				abort_connection(atoi(pid), atoi(entry->d_name), d, i);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static void abort_all(struct doomed *d)
+{
+	DIR *proc = d->n ? fd_opendir(AT_FDCWD, "/proc") : NULL;
+	struct dirent *entry;
+
+	while (proc && (entry = readdir(proc)))
+		if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9')
+			abort_of_process(dirfd(proc), entry->d_name, d);
+	if (proc)
+		closedir(proc);
 }
 
 void net_forget_connections(void)
@@ -280,9 +317,10 @@ void net_forget_connections(void)
 	int rc = fd < 0 ? -errno : 0;
 
 	if (!rc)
-		rc = forget_family(fd, AF_INET, &d);
+		rc = find_connections(fd, AF_INET, &d);
 	if (!rc)
-		rc = forget_family(fd, AF_INET6, &d);
-	free(d.list);
+		rc = find_connections(fd, AF_INET6, &d);
 	complain("connections of before", rc);
+	abort_all(&d);
+	free(d.inodes);
 }

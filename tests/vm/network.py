@@ -11,6 +11,7 @@ import subprocess
 import threading
 
 from suite import case
+from travel import checkpoint
 from vmm import Vmm
 
 TUNSETIFF = 0x400454CA
@@ -89,4 +90,28 @@ def network_works():
         assert metrics["net_out_bytes_total"] > 8000000 < metrics["net_in_bytes_total"], metrics
         frames = metrics["net_out_frames_total"]
         assert frames < 8000000 / 1500, f"{frames} frames: no segmentation offload"
+        del echo
+
+
+@case("a network over a checkpoint: connections of the source go on, those of a restored guest end at once")
+def network_over_a_checkpoint():
+    with Vmm() as vm, tap() as fd:
+        vm.boot(net={"backend": "tap"})
+        attach(vm, fd)
+        echo = Echo(GATEWAY)
+        # Says each line that comes back; one of its own connections in the guest is nobody's business.
+        vm.sh(
+            f"bash -c 'exec 3<>/dev/tcp/{GATEWAY}/{PORT}; mkfifo /tmp/in; (while read -r l <&3; do echo $l >>/tmp/out; done; "
+            "echo ended >>/tmp/out) & (exec 4<>/tmp/in; while read -r l <&4; do echo $l >&3; done) &' "
+            ">/dev/null 2>&1 </dev/null; sleep 0.1; echo one >/tmp/in; until grep -q one /tmp/out; do sleep 0.05; done"
+        )
+        image = checkpoint(vm, "c")
+        vm.sh("echo two >/tmp/in; until grep -q two /tmp/out; do sleep 0.05; done")
+        vm.restore(image, op="rollback")
+        assert vm.info()["net"]["attached"], "a tap stays"
+        vm.renew()
+        # Nobody has sent anything on it since.
+        vm.sh("until grep -q ended /tmp/out; do sleep 0.05; done; ! grep -q two /tmp/out")
+        said = vm.sh(f"bash -c 'exec 3<>/dev/tcp/{GATEWAY}/{PORT}; echo again >&3; head -1 <&3'")
+        assert said == "again\n", said
         del echo
