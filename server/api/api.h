@@ -191,6 +191,11 @@ void api_file_remove(struct request *r);
 void api_file_list(struct request *r);
 void api_file_mkdir(struct request *r);
 
+/* mounts.c */
+void api_mount_add(struct request *r);
+void api_mount_list(struct request *r);
+void api_mount_remove(struct request *r);
+
 /* signed.c */
 extern const struct upload_ops api_file_upload;
 void api_file_download_url(struct request *r);

@@ -89,6 +89,10 @@ const struct route api_routes[] = {
     {"POST", SB "/pty/:sid/resize", api_pty_resize, 0, NULL, NULL},
     {"DELETE", SB "/pty/:sid", api_pty_delete, 0, NULL, NULL},
 
+    {"POST", SB "/mounts", api_mount_add, ROUTE_SLOW, NULL, NULL},
+    {"GET", SB "/mounts", api_mount_list, 0, NULL, NULL},
+    {"DELETE", SB "/mounts", api_mount_remove, ROUTE_SLOW, NULL, NULL},
+
     {"POST", SB "/preview", api_preview_create, 0, NULL, NULL},
     {"GET", SB "/preview", api_preview_list, 0, NULL, NULL},
     {"DELETE", SB "/preview/:port", api_preview_delete, 0, NULL, NULL},
@@ -127,9 +131,6 @@ const struct route api_routes[] = {
     {"GET", "/secret-stores/:store/secrets", LATER = "secret stores"},
     {"PUT", "/secret-stores/:store/secrets/:name", LATER = "secret stores"},
     {"DELETE", "/secret-stores/:store/secrets/:name", LATER = "secret stores"},
-    {"POST", SB "/mounts", LATER = "mounts"},
-    {"GET", SB "/mounts", LATER = "mounts"},
-    {"DELETE", SB "/mounts", LATER = "mounts"},
     {"GET", "/usage", LATER = "usage"},
     {"GET", SB "/usage", LATER = "usage"},
     {"POST", "/webhooks", LATER = "webhooks"},

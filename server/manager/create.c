@@ -27,6 +27,7 @@
 #include "server/manager/checkpoint.h"
 #include "server/manager/internal.h"
 #include "server/manager/jail.h"
+#include "server/manager/mounts.h"
 #include "server/manager/pool.h"
 #include "server/manager/scale.h"
 #include "server/manager/template.h"
@@ -258,6 +259,8 @@ int sandbox_finish_boot(struct sandbox *s, struct err *e)
 	}
 	if (!rc)
 		scale_after_boot(s);
+	if (!rc)
+		mounts_after_boot(s);
 	return rc;
 }
 

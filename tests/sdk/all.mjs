@@ -10,6 +10,7 @@ import './pty.mjs';
 import './files.mjs';
 import './hibernate.mjs';
 import './scale.mjs';
+import './mounts.mjs';
 import './checkpoints.mjs';
 import './patches.mjs';
 import './previews.mjs';

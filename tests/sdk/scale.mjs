@@ -21,8 +21,12 @@ check('12 memory grows and shrinks while it runs, and is kept by hibernation and
 	assert.equal(await totalMB(sandbox), grown);
 	assert.equal((await request('GET', `/api/sandboxes/${sandbox.sandboxId}`)).json.memoryMB, 2048);
 	assert.equal((await sandbox.scale({ memoryMB: 768 })).memoryMB, 768);
-	const small = await totalMB(sandbox);
-	assert.ok(small > 500 && small < 768, `${small}`);
+	// Memory is taken out of use block by block, which an emulated machine does slowly.
+	let small;
+	do
+		small = await totalMB(sandbox);
+	while (small >= 768);
+	assert.ok(small > 500, `${small}`);
 	await kill(sandbox);
 });
 
