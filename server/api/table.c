@@ -39,8 +39,8 @@ const struct route api_routes[] = {
     {"POST", SB "/reboot", api_sandbox_reboot, 0, NULL, NULL},
     {"POST", SB "/power-cycle", api_sandbox_power_cycle, 0, NULL, NULL},
 
-    {"POST", SB "/scale", api_scale, ROUTE_SLOW, NULL, NULL},
-    {"PUT", SB "/limits", api_limits_set, ROUTE_SLOW, NULL, NULL},
+    {"POST", SB "/scale", api_scale, 0, NULL, NULL},
+    {"PUT", SB "/limits", api_limits_set, 0, NULL, NULL},
     {"GET", SB "/limits", api_limits_get, 0, NULL, NULL},
     {"GET", SB "/autoscale", api_autoscale_get, 0, NULL, NULL},
     {"PUT", SB "/autoscale", api_autoscale_set, 0, NULL, NULL},
@@ -89,9 +89,9 @@ const struct route api_routes[] = {
     {"POST", SB "/pty/:sid/resize", api_pty_resize, 0, NULL, NULL},
     {"DELETE", SB "/pty/:sid", api_pty_delete, 0, NULL, NULL},
 
-    {"POST", SB "/mounts", api_mount_add, ROUTE_SLOW, NULL, NULL},
+    {"POST", SB "/mounts", api_mount_add, 0, NULL, NULL},
     {"GET", SB "/mounts", api_mount_list, 0, NULL, NULL},
-    {"DELETE", SB "/mounts", api_mount_remove, ROUTE_SLOW, NULL, NULL},
+    {"DELETE", SB "/mounts", api_mount_remove, 0, NULL, NULL},
 
     {"POST", SB "/preview", api_preview_create, 0, NULL, NULL},
     {"GET", SB "/preview", api_preview_list, 0, NULL, NULL},
