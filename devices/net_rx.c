@@ -165,8 +165,11 @@ bool net_rx(struct net *n)
 	bool gone = n->fd < 0;
 	int turns = 0;
 
-	if (!device_active(n->dev))
+	if (!device_active(n->dev)) {
+		/* A driver may have given up since: what the backend has must not wake us again. */
+		net_backend_watch(n);
 		return false;
+	}
 	virtq_disable_notify(&n->dev->queues[NET_Q_RX].q);
 	/* What is left comes by itself: the descriptor stays readable. */
 	for (; turns < RX_A_TURN && n->fd >= 0 && !limited(n); turns++) {

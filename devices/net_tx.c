@@ -233,8 +233,10 @@ void net_tx(struct net *n)
 	struct virtq *q = &n->dev->queues[NET_Q_TX].q;
 	enum virtq_status s;
 
-	if (!device_active(n->dev) || n->tx_full)
+	if (!device_active(n->dev) || n->tx_full) {
+		net_backend_watch(n);
 		return;
+	}
 	virtq_disable_notify(q);
 	s = n->fd < 0 ? hold_frames(n) : send_frames(n);
 	n->dev->stats.out_bytes = n->out.n_bytes;

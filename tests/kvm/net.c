@@ -76,6 +76,26 @@ static bool flag(struct machine *m, const char *name)
 	return json_is_true(v);
 }
 
+static json_int_t limit(struct machine *m, const char *way, const char *name)
+{
+	json_t *net = json_object_get(machine_must(m, "info"), "net");
+	json_t *l = json_object_get(json_object_get(net, "limits"), way);
+
+	return json_integer_value(json_object_get(l, name));
+}
+
+static void set_limits(struct machine *m)
+{
+	json_t *r = json_pack("{sss{si}s{si}}", "op", "net_limits", "in", "frames_per_s", 1000,
+			      "out", "bytes_per_s", 1000000);
+	struct err e;
+
+	check(vmm_client_call(m->client, r, WAIT_MS, NULL, &e) == 0, "%s", e.msg);
+	check(limit(m, "in", "frames_per_s") == 1000 && limit(m, "out", "bytes_per_s") == 1000000,
+	      "limits");
+	check(limit(m, "in", "bytes_per_s") == 0, "what is not said has none");
+}
+
 static void frames(struct machine *m)
 {
 	int fd;
@@ -86,6 +106,7 @@ static void frames(struct machine *m)
 	expect_frame(fd, "hello");
 	send_frame(fd, "abc");
 	expect_frame(fd, "bbc");
+	set_limits(m);
 	/* One takes the place of another. */
 	close(fd);
 	fd = attach_user(m);

@@ -273,6 +273,34 @@ Test(net, a_malformed_chain_needs_a_reset_and_the_backend_stays)
 	cr_expect_eq(host_gets(buf, sizeof(buf)), HEADER + 20);
 }
 
+Test(net, a_driver_that_has_given_up_leaves_the_loop_in_peace)
+{
+	struct net *n;
+	uint32_t id, len;
+
+	begin(USER_ALL, 64);
+	attach();
+	n = r.d->priv;
+	/* Full in one direction, waiting for frames in the other. */
+	do {
+		struct rig_buf b = {TX, HEADER + 14 + 32000, false};
+
+		memset(rig_ptr(&r, TX), 0, HEADER);
+		rig_send(&r, NET_Q_TX, &b, 1);
+	} while (rig_used(&r, NET_Q_TX, &id, &len));
+	cr_assert(n->tx_full);
+	rig_set(&r, 0x70, 128); /* FAILED */
+	host_sends(&plain, 60, 1);
+	while (recv(host, (char[4]){0}, 4, 0) > 0)
+		;
+	rig_step(&r);
+	rig_step(&r);
+	cr_expect_eq(n->source.events, 0, "%#x", n->source.events);
+	fd_close(&host);
+	rig_step(&r);
+	cr_expect_not(info().attached);
+}
+
 /* --- without a backend ---------------------------------------------------------------------- */
 
 Test(net, the_first_frame_asks_once_and_waits)
