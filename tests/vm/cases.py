@@ -19,6 +19,7 @@ import network  # noqa: E402, F401: its cases
 import size  # noqa: E402, F401: its cases
 import travel  # noqa: E402, F401: its cases
 import travel_load  # noqa: E402, F401: its cases
+import user_network  # noqa: E402, F401: its cases
 from suite import CASES, case, promise, refused, wait_until  # noqa: E402
 from vmm import BUILD, COMMAND_S, HANG_S, TOP, Control, Ended, Vmm, VmmError, artifact  # noqa: E402
 

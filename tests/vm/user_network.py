@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linux guests behind dormouse-net: what they reach of a host and of an internet that the test makes of namespaces.
+
+The test's own process moves into a network namespace that is the host: with addresses that are public, private and
+local, and a wire to a second namespace, the internet, whose routers know private networks, too.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+from suite import case, wait_until
+from vmm import BUILD, Vmm
+
+CLONE_NEWNET = 0x40000000
+PORT = 7000
+HOST4, HOST6, HOST_PRIVATE = "93.184.216.1", "2a00:1234::1", "192.168.7.1"
+INET4, INET6, INET_PRIVATE = "93.184.216.34", "2a00:1234::2", "192.168.7.2"
+LATE = "93.184.216.77"  # becomes the host's own during the test
+
+# In the internet: TCP that says where it is and then holds the line, and a name server of sorts.
+SERVER = """
+import socket, threading
+def serve(port, say):
+    s = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    while True:
+        c = s.accept()[0]
+        c.sendall(say)
+        held.append(c)
+held = []
+threading.Thread(target=serve, args=(7000, b"internet\\n"), daemon=True).start()
+threading.Thread(target=serve, args=(53, b"names\\n"), daemon=True).start()
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+u.bind(("0.0.0.0", 53))
+print("ready", flush=True)
+while True:
+    data, who = u.recvfrom(2048)
+    u.sendto(b"answer to " + data, who)
+"""
+
+
+def ip(*lines):
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+
+
+class World:
+    """The host and its internet; a context manager."""
+
+    def __init__(self):
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        # Of its own network namespace, which it says is there, and then waits for its addresses.
+        self.internet = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", 'echo made; read go; exec "$@"', "sh", sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.internet.stdout.readline() == "made\n"
+        pid = self.internet.pid
+        ip("link set lo up", f"link add wire type veth peer name wire netns {pid}", f"addr add {HOST4}/24 dev wire",
+           f"addr add {HOST_PRIVATE}/24 dev wire", f"addr add {HOST6}/64 dev wire nodad", "link set wire up",
+           f"route add default via {INET4}")
+        addresses = (f"{INET4}/24", f"{INET_PRIVATE}/24", "10.9.9.9/32", f"{INET6}/64")
+        inside = "link set lo up\nlink set wire up\n" + "".join(f"addr add {a} dev wire\n" for a in addresses)
+        inside = inside.replace("/64 dev wire", "/64 dev wire nodad")
+        subprocess.run(["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-batch", "-"], input=inside, text=True, check=True)
+        self.internet.stdin.write("go\n")
+        self.internet.stdin.flush()
+        assert self.internet.stdout.readline() == "ready\n"
+        self.reached = []  # connections to the host's own server: there must be none
+        server = socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True)
+        threading.Thread(target=self._count, args=(server,), daemon=True).start()
+
+    def _count(self, server):
+        while True:
+            connection, who = server.accept()
+            self.reached.append(who)
+            connection.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.internet.send_signal(signal.SIGKILL)
+        self.internet.wait()
+
+
+class Network:
+    """A dormouse-net, as the server starts it."""
+
+    def __init__(self, vm, **policy):
+        self.path = vm.path("net.sock")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.path)
+        listener.listen(8)
+        with ours, theirs, listener:
+            fds = theirs.fileno(), listener.fileno()
+            self.process = subprocess.Popen(
+                [f"{BUILD}/dormouse-net", "--frames-fd", str(fds[0]), "--socket-fd", str(fds[1]), "--socket", self.path,
+                 "--policy", json.dumps(policy)], pass_fds=fds)
+            vm.control.call_fd("net_attach", ours.fileno(), kind="user")
+
+    def call(self, op, **fields):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(self.path)
+            s.sendall(json.dumps({"id": 1, "op": op, **fields}).encode() + b"\n")
+            answer = json.loads(s.makefile().readline())
+        assert answer["ok"], answer
+        return answer
+
+    def ends(self):
+        assert self.process.wait(60) == 0, self.process.returncode
+
+
+def try_all(vm, ends):
+    """What a TCP connection to each says, or why it fails: {(address, port): text}."""
+    script = "".join(f'echo "@{a} {p} $( (exec 3<>/dev/tcp/{a}/{p} && head -1 <&3) 2>&1 | tail -1)"; ' for a, p in ends)
+    said = vm.guest("exec", "bash", "-c", script)
+    return {(m[1], int(m[2])): m[3] for m in re.finditer(r"^@(\S+) (\d+) (.*)$", said, re.M)}
+
+
+OPEN = [(INET4, PORT), (INET6, PORT), ("10.0.2.3", 53)]
+CLOSED = [(HOST4, 53), ("10.0.2.2", 53)] + [
+    (address, PORT)
+    for address in (
+        *(HOST4, HOST6, HOST_PRIVATE, INET_PRIVATE, "10.9.9.9", "10.0.2.2", "10.0.2.3", "fd00:6f63::2"),
+        *(f"::ffff:{HOST_PRIVATE}", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1"),
+        *("169.254.169.254", "169.254.0.1", "100.64.0.1", "fd01::1"),
+    )
+]
+
+
+@case("user-mode network: the internet is open; the host, its networks and their other forms are refused at once")
+def network_opens_and_closes():
+    with World() as world, Vmm() as vm:
+        vm.boot(net={"backend": "user"})
+        client = vm.start("exec", "bash", "-c", f"exec 3<>/dev/tcp/{INET4}/{PORT}; head -1 <&3")
+        vm.control.wait_event("net_wanted")
+        net = Network(vm, internet=True, dns=INET4)
+        assert client.communicate()[0] == b"internet\n", "the first frames have waited for it"
+        said = try_all(vm, OPEN + CLOSED)
+        assert [said[e] for e in OPEN] == ["internet", "internet", "names"], said
+        assert not world.reached, world.reached
+        for end in CLOSED:
+            assert "internet" not in said[end] and "timed out" not in said[end], (end, said[end])
+        names = vm.guest("exec", "bash", "-c", "exec 3<>/dev/udp/10.0.2.3/53; echo who >&3; head -1 <&3")
+        assert names == "answer to who\n", names
+        ip(f"addr add {LATE}/32 dev wire")
+        assert "refused" in try_all(vm, [(LATE, PORT)])[(LATE, PORT)]
+        assert not world.reached, world.reached
+        assert net.call("stats")["refused"] >= len(CLOSED)
+        vm.shut_down()
+        net.ends()
+
+
+@case("user-mode network: a policy that closes resets connections; a new process resets those of before")
+def network_closes_connections():
+    with World(), Vmm() as vm:
+        vm.boot(net={"backend": "user"})
+        hold = f"exec 3<>/dev/tcp/{INET4}/{PORT}; head -1 <&3; cat <&3"
+        client = vm.start("exec", "bash", "-c", hold)
+        vm.control.wait_event("net_wanted")
+        net = Network(vm, internet=True)
+        assert client.stdout.readline() == b"internet\n"
+        net.call("policy", internet=False)
+        assert b"reset" in client.communicate()[1]
+        assert "refused" in try_all(vm, [(INET4, PORT)])[(INET4, PORT)]
+        net.call("policy", internet=True)
+        write = f"exec 3<>/dev/tcp/{INET4}/{PORT}; head -1 <&3; read x; echo $x >&3; cat <&3"
+        client = vm.start("exec", "bash", "-c", write)
+        assert client.stdout.readline() == b"internet\n"
+        net.process.kill()
+        net.process.wait()
+        wait_until("the machine has no network", lambda: not vm.info()["net"]["attached"])
+        # It writes into a connection that the next one does not know.
+        client.stdin.write(b"hello\n")
+        client.stdin.close()
+        vm.control.wait_event("net_wanted")
+        net = Network(vm, internet=True)
+        assert b"reset" in client.stderr.read() and client.wait() != 0
+        assert try_all(vm, [(INET4, PORT)])[(INET4, PORT)] == "internet"
