@@ -47,6 +47,34 @@ def the_life_of_a_sandbox_from_the_command_line():
 
 
 @test
+def images_and_snapshots_from_the_command_line():
+    with Server() as s:
+        path = s.folder + "/image.json"
+        with open(path, "w") as f:
+            json.dump({"base": "base", "steps": [{"type": "run", "args": {"commands": ["echo in the log; echo a >words"]}}]}, f)
+        out, err = cli(s, "image", "build", path)
+        hash, log = out.decode().strip(), err.decode().splitlines()
+        assert len(hash) == 64 and "in the log" in log and "Step 1/1 completed" in log and b"\x1b" not in err, err
+        assert json.loads(cli(s, "image", "build", "--json", "-", stdin=open(path))[0])["cached"] is True
+        row = cli(s, "image", "ls")[0].decode().splitlines()[1].split()
+        assert row[:2] == [hash[:12], "1"], row
+        assert cli(s, "snapshot", "create", "my/one", path)[0] == b"my/one\n"
+        assert b"409" in cli(s, "snapshot", "create", "my/one", path, code=1)[1]
+        row = cli(s, "snapshot", "ls")[0].decode().splitlines()[1].split()
+        assert row[:3] == ["my/one", "ready", hash[:12]], row
+        assert cli(s, "exec", create(s, "--template", "my/one"), "cat", "words")[0] == b"a\n"
+        assert cli(s, "snapshot", "rm", "my/one", "none", code=1)[0] == b"my/one\n"
+        assert json.loads(cli(s, "image", "rm", "--json", hash[:8])[0]) == [{"image": hash[:8], "removed": True}]
+        assert json.loads(cli(s, "image", "ls", "--json")[0]) == json.loads(cli(s, "snapshot", "ls", "--json")[0]) == []
+        with open(path, "w") as f:
+            json.dump({"steps": [{"type": "run", "args": {"commands": ["echo why; exit 3"]}}]}, f)
+        assert b"dormouse image: step 1/1 (run): exit code 3: why" in cli(s, "image", "build", path, code=1)[1]
+        assert b"line 1" in cli(s, "image", "build", "-", stdin=open(s.folder + "/keys"), code=1)[1]
+        for wrong in ["image"], ["image", "build"], ["image", "x"], ["snapshot", "create", "n"], ["snapshot", "ls", "x"]:
+            cli(s, *wrong, code=2)
+
+
+@test
 def the_key_is_needed_over_tcp_and_the_error_says_which_variable():
     with Server() as s:
         url = f"http://127.0.0.1:{s.port}"

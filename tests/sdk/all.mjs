@@ -13,6 +13,7 @@ import './scale.mjs';
 import './mounts.mjs';
 import './checkpoints.mjs';
 import './patches.mjs';
+import './images.mjs';
 import './previews.mjs';
 import './git.mjs';
 import './cli.mjs';

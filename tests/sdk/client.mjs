@@ -8,6 +8,7 @@ const dir = join(process.env.SDK_MODULES ?? '', '@opencomputer/sdk');
 const manifest = JSON.parse(readFileSync(join(dir, 'package.json'), 'utf8'));
 
 export const version = manifest.version;
-export const { Sandbox, Tags, ExecTimeoutError, ScalingLockedError } = await import(
-	pathToFileURL(join(dir, manifest.exports['.'].import)).href
+// This way has all of the other one, and what needs files.
+export const { Sandbox, Tags, Templates, Image, Snapshots, ExecTimeoutError, ScalingLockedError } = await import(
+	pathToFileURL(join(dir, manifest.exports['./node'].import)).href
 );

@@ -159,6 +159,8 @@ int cmd_reboot(struct cli *c, int argc, char **argv);
 int cmd_power_cycle(struct cli *c, int argc, char **argv);
 int cmd_scale(struct cli *c, int argc, char **argv);
 int cmd_patch(struct cli *c, int argc, char **argv);
+int cmd_image(struct cli *c, int argc, char **argv);
+int cmd_snapshot(struct cli *c, int argc, char **argv);
 int cmd_top(struct cli *c, int argc, char **argv);
 int cmd_store(struct cli *c, int argc, char **argv);
 int cmd_doctor(struct cli *c, int argc, char **argv);

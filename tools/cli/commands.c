@@ -143,6 +143,22 @@ const struct command cli_commands[] = {
      "CHECKPOINT is an id, or SANDBOX:NAME. They run in order, as root, before a fork is\n"
      "handed out, and when one made earlier wakes from hibernation.\n",
      cmd_patch},
+    {"image", "build|ls|rm [FILE|HASH...]", "build images from manifests, list and forget them",
+     "image build FILE builds what the manifest in FILE (JSON; -: standard input) says, shows the\n"
+     "log on stderr, and prints the hash. Steps that were built before are not run again.\n"
+     "image ls lists what is there, image rm HASH forgets images: 8 digits are enough.\n"
+     "Sandboxes and snapshots of them stay. After Ctrl-C the build goes on.\n"
+     "docs/images.md describes manifests.\n"
+     "\n"
+     "--json prints the server's answer; of rm [{\"image\":HASH,\"removed\":BOOL}].\n",
+     cmd_image},
+    {"snapshot", "create|ls|rm [NAME...] [FILE]", "images with names, to create sandboxes from",
+     "snapshot create NAME FILE builds an image, as image build does, and gives it a name, for\n"
+     "dormouse create --template NAME. Prints the name. snapshot ls lists them, snapshot rm NAME\n"
+     "deletes some; their sandboxes stay.\n"
+     "\n"
+     "--json prints the server's answer; of rm [{\"snapshot\":NAME,\"removed\":BOOL}].\n",
+     cmd_snapshot},
     {"hibernate", "ID...", "store sandboxes on disk and free their CPU and memory",
      "All goes on where it was when it is woken: by wake, or by whatever needs it.\n"
      "Prints the ids as they are done. Exit code 1 if one of them could not be stored.\n"

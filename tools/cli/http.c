@@ -146,7 +146,7 @@ static int set_request(struct exchange *x, const char *url, const char *json,
 	curl_easy_setopt(h->curl, CURLOPT_XFERINFOFUNCTION, on_progress);
 	curl_easy_setopt(h->curl, CURLOPT_XFERINFODATA, x);
 	curl_easy_setopt(h->curl, CURLOPT_NOPROGRESS, 0L);
-	rc = add_header(headers, "Accept", "*/*");
+	rc = add_header(headers, "Accept", x->r->accept ? x->r->accept : "*/*");
 	/* The wait for "100 Continue" costs more than a body sent in vain. */
 	if (rc == 0)
 		rc = add_header(headers, "Expect", "");

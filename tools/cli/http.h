@@ -28,6 +28,7 @@ struct http_request {
 	const char *method;
 	const char *path;   /* after /api; already percent-encoded */
 	const json_t *json; /* borrowed body; or NULL */
+	const char *accept; /* a media type; NULL: any */
 	/*
 	 * A streamed body, instead of json: fills @buf with up to @len bytes.
 	 * Return: the number, 0 at the end, -errno.
