@@ -364,7 +364,9 @@ static int install(struct output *o, const struct build_at *at, const struct ste
 {
 	static const char *const apt_env[] = {"DEBIAN_FRONTEND=noninteractive", NULL};
 	static const char *const pip_env[] = {"PIP_ROOT_USER_ACTION=ignore", "PIP_NO_INPUT=1",
-					      "PIP_DISABLE_PIP_VERSION_CHECK=1", NULL};
+					      "PIP_DISABLE_PIP_VERSION_CHECK=1",
+					      /* The image is nobody else's. */
+					      "PIP_BREAK_SYSTEM_PACKAGES=1", NULL};
 	const json_t *packages = json_object_get(step->args, "packages");
 
 	if (step->type == STEP_APT_INSTALL)
@@ -381,7 +383,11 @@ static int run_commands(struct output *o, const struct build_at *at, const struc
 {
 	cleanup_free char *script = step_script(step);
 	const char *const argv[] = {"bash", "-c", script, NULL};
-	struct agent_exec_spec spec = {.argv = argv, .cwd = at->workdir};
+	struct agent_exec_spec spec = {
+	    .argv = argv,
+	    .cwd = at->workdir,
+	    .user = json_string_value(json_object_get(step->args, "user")),
+	};
 
 	return script ? run(o, at->s, &spec, why) : -ENOMEM;
 }

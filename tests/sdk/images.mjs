@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Images and snapshots (9), built from packages that the steps make themselves: no network is needed.
+// Images and snapshots (9), built from packages that the test makes: no network is needed.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,32 +11,94 @@ import { check, create, key, kill, request, sh, url } from './support.mjs';
 const QUOTED = `a "b" 'c' $HOME \`d\` \\e # f`;
 const BINARY = Buffer.from([0, 1, 255, 10, 13, 0]);
 
-// A Debian package and a repository of it, in place of all others; and a wheel, in the only place where pip looks.
-const REPOSITORY = `set -e
-mkdir -p deb/DEBIAN deb/usr/bin repo wheel
-printf 'Package: dm-hello\\nVersion: 1.0\\nArchitecture: all\\nMaintainer: N <n@example.org>\\nDescription: says hello\\n' >deb/DEBIAN/control
-printf '#!/bin/sh\\necho hello from a package\\n' >deb/usr/bin/dm-hello
-chmod 755 deb/usr/bin/dm-hello
-dpkg-deb --build deb repo/dm-hello_1.0_all.deb
-(cd repo && { dpkg-deb -f dm-hello_1.0_all.deb; echo Filename: ./dm-hello_1.0_all.deb
-	echo Size: $(stat -c %s dm-hello_1.0_all.deb); echo SHA256: $(sha256sum <dm-hello_1.0_all.deb | cut -d' ' -f1); } >Packages)
-sudo rm -rf /etc/apt/sources.list.d
-sudo mkdir -p /opt/local && sudo cp -r repo wheel /opt/local
-echo 'deb [trusted=yes] file:///opt/local/repo ./' | sudo tee /etc/apt/sources.list >/dev/null`;
-const WHEEL = `sudo python3 - <<'E'
-import zipfile
-d = "dm_hello-1.0.dist-info/"
-with zipfile.ZipFile("/opt/local/wheel/dm_hello-1.0-py3-none-any.whl", "w") as z:
-    z.writestr("dm_hello.py", "TEXT = 'hello from a wheel'\\n")
-    z.writestr(d + "METADATA", "Metadata-Version: 2.1\\nName: dm-hello\\nVersion: 1.0\\n")
-    z.writestr(d + "WHEEL", "Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-    z.writestr(d + "RECORD", "dm_hello.py,,\\n" + d + "METADATA,,\\n" + d + "WHEEL,,\\n" + d + "RECORD,,\\n")
-E
-printf '[global]\\nno-index = true\\nfind-links = /opt/local/wheel\\n' | sudo tee /etc/pip.conf >/dev/null`;
+// --- packages, made here: in an emulated guest the tools for it take long -------------------------
+
+/** A tar of [path, content, mode]; no content: a directory. */
+function tar(files) {
+	const blocks = files.map(([path, content, mode]) => {
+		const head = Buffer.alloc(512);
+		const octal = (n, width) => n.toString(8).padStart(width, '0');
+		head.write(`./${path}`, 0);
+		head.write(`${octal(mode, 7)}\0${octal(0, 7)}\0${octal(0, 7)}\0`, 100);
+		head.write(`${octal(content?.length ?? 0, 11)}\0${octal(0, 11)}\0        ${content === undefined ? 5 : 0}`, 124);
+		head.write('ustar\u000000', 257);
+		head.write(`${octal(head.reduce((sum, byte) => sum + byte, 0), 6)}\0 `, 148);
+		const body = Buffer.alloc(Math.ceil((content?.length ?? 0) / 512) * 512);
+		body.write(content ?? '');
+		return Buffer.concat([head, body]);
+	});
+	return Buffer.concat([...blocks, Buffer.alloc(1024)]);
+}
+
+/** A Debian package: an ar of two tars. */
+function deb(control, files) {
+	const member = (name, data) => Buffer.concat([
+		Buffer.from(`${name.padEnd(16)}${'0'.padEnd(12)}${'0'.padEnd(6)}${'0'.padEnd(6)}${'100644'.padEnd(8)}${String(data.length).padEnd(10)}\`\n`),
+		data, Buffer.alloc(data.length % 2, '\n')]);
+	return Buffer.concat([Buffer.from('!<arch>\n'), member('debian-binary', Buffer.from('2.0\n')),
+		member('control.tar', tar([['control', control, 0o644]])), member('data.tar', tar(files))]);
+}
+
+function crc32(data) {
+	let crc = ~0;
+	for (const byte of data) {
+		crc ^= byte;
+		for (let k = 0; k < 8; k++)
+			crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+	}
+	return ~crc >>> 0;
+}
+
+/** A zip without compression. */
+function zip(files) {
+	const parts = [], directory = [];
+	let at = 0;
+	for (const [path, text] of files) {
+		const name = Buffer.from(path), data = Buffer.from(text), head = Buffer.alloc(30), entry = Buffer.alloc(46);
+		head.writeUInt32LE(0x04034b50, 0);
+		head.writeUInt16LE(20, 4);
+		head.writeUInt16LE(0x21, 12);
+		head.writeUInt32LE(crc32(data), 14);
+		head.writeUInt32LE(data.length, 18);
+		head.writeUInt32LE(data.length, 22);
+		head.writeUInt16LE(name.length, 26);
+		entry.writeUInt32LE(0x02014b50, 0);
+		entry.writeUInt16LE(20, 4);
+		head.copy(entry, 6, 4, 30);
+		entry.writeUInt32LE(0o100644 * 65536, 38);
+		entry.writeUInt32LE(at, 42);
+		parts.push(head, name, data);
+		directory.push(entry, name);
+		at += head.length + name.length + data.length;
+	}
+	const end = Buffer.alloc(22), size = directory.reduce((sum, b) => sum + b.length, 0);
+	end.writeUInt32LE(0x06054b50, 0);
+	end.writeUInt16LE(files.length, 8);
+	end.writeUInt16LE(files.length, 10);
+	end.writeUInt32LE(size, 12);
+	end.writeUInt32LE(at, 16);
+	return Buffer.concat([...parts, ...directory, end]);
+}
+
+const CONTROL = 'Package: dm-hello\nVersion: 1.0\nArchitecture: all\nMaintainer: N <n@example.org>\nDescription: says hello\n';
+const DEB = deb(CONTROL, [['usr', undefined, 0o755], ['usr/bin', undefined, 0o755],
+	['usr/bin/dm-hello', '#!/bin/sh\necho hello from a package\n', 0o755]]);
+const PACKAGES = `${CONTROL}Filename: ./hello.deb\nSize: ${DEB.length}\nSHA256: ${createHash('sha256').update(DEB).digest('hex')}\n`;
+const INFO = 'dm_hello-1.0.dist-info';
+const WHEEL = zip([['dm_hello.py', "TEXT = 'hello from a wheel'\n"],
+	[`${INFO}/METADATA`, 'Metadata-Version: 2.1\nName: dm-hello\nVersion: 1.0\n'],
+	[`${INFO}/WHEEL`, 'Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n'],
+	[`${INFO}/RECORD`, ['dm_hello.py', ...['METADATA', 'WHEEL', 'RECORD'].map((f) => `${INFO}/${f}`)].map((f) => `${f},,\n`).join('')]]);
+
+// --- what is built --------------------------------------------------------------------------------
 
 function local() {
 	const dir = mkdtempSync(join(tmpdir(), 'dm-image-'));
 	mkdirSync(join(dir, 'tree/sub'), { recursive: true });
+	mkdirSync(join(dir, 'packages'));
+	writeFileSync(join(dir, 'packages/hello.deb'), DEB);
+	writeFileSync(join(dir, 'packages/Packages'), PACKAGES);
+	writeFileSync(join(dir, 'packages/dm_hello-1.0-py3-none-any.whl'), WHEEL);
 	writeFileSync(join(dir, 'binary'), BINARY);
 	writeFileSync(join(dir, 'tree/top'), 'top');
 	writeFileSync(join(dir, 'tree/sub/é'), 'below');
@@ -51,7 +114,10 @@ async function build(image, opts = {}) {
 const dir = local();
 const image = Image.base()
 	.builderMemory(1024)
-	.runCommands(REPOSITORY, WHEEL)
+	.addLocalDir(join(dir, 'packages'), '/opt/packages')
+	.addFile('/etc/apt/sources.list', 'deb [trusted=yes] file:///opt/packages ./\n')
+	.addFile('/etc/pip.conf', '[global]\nno-index = true\nfind-links = /opt/packages\n')
+	.runCommands('sudo rm -rf /etc/apt/sources.list.d')
 	.aptInstall(['dm-hello'])
 	.pipInstall(['dm-hello'])
 	.env({ QUOTED, PROJECT: '/srv/project' })
@@ -66,7 +132,7 @@ const changed = new Image({ ...image.toJSON(), steps: [...image.toJSON().steps.s
 
 check('9.1 9.2 every type of step, with its log; what is known is not run again', async () => {
 	const { sandbox, logs, steps } = await build(image, { envs: { OWN: '1' } });
-	assert.equal(steps.length, 9, logs.join('\n'));
+	assert.equal(steps.length, 12, logs.join('\n'));
 	assert.ok(logs.some((line) => line.includes('Setting up dm-hello')), logs.join('\n'));
 	assert.equal(await sh(sandbox, 'dm-hello; python3 -c "import dm_hello; print(dm_hello.TEXT)"'), 'hello from a package\nhello from a wheel\n');
 	assert.equal(await sh(sandbox, 'printf "%s|%s|%s" "$PROJECT" "$QUOTED" "$OWN"'), `/srv/project|${QUOTED}|1`);
@@ -75,13 +141,13 @@ check('9.1 9.2 every type of step, with its log; what is known is not run again'
 		`/srv/project\nsandbox\nsandbox\n/srv/project/tree\n/srv/project|${QUOTED}\n{"é":1}topbelow644\n`);
 	assert.deepEqual(Buffer.from(await sandbox.files.readBytes('/srv/project/binary')), BINARY);
 	const built = (await request('GET', '/api/images')).json.find((i) => i.contentHash === image.cacheKey());
-	assert.equal(built?.steps, 9, 'contentHash is the cacheKey of the client');
+	assert.equal(built?.steps, 12, 'contentHash is the cacheKey of the client');
 
 	const again = await build(image);
 	assert.deepEqual([again.steps, again.logs.length], [[], 2], again.logs.join('\n'));
 	assert.equal(await sh(again.sandbox, 'cat who; echo mine >who'), 'sandbox\n');
 	const other = await build(changed);
-	assert.deepEqual(other.steps, ['Step 9/9 completed'], other.logs.join('\n'));
+	assert.deepEqual(other.steps, ['Step 12/12 completed'], other.logs.join('\n'));
 	assert.equal(await sh(other.sandbox, 'cat who tree/top'), 'other\ntop');
 	assert.equal(await sh(sandbox, 'cat who'), 'sandbox\n');
 	for (const s of [sandbox, again.sandbox, other.sandbox])
