@@ -18,6 +18,14 @@ bool api_read_manifest(struct request *r, struct manifest *m);
 bool api_follow_build(struct request *r, struct build *b, unsigned int failed,
 		      struct build_result *res);
 
+/**
+ * api_finish_snapshot() - The same for a snapshot, whose build is @b
+ * @row:	Taken over; set to what it has become, and for the caller to release, if that is
+ * good
+ */
+bool api_finish_snapshot(struct request *r, struct build *b, struct snapshot_row *row,
+			 unsigned int failed);
+
 /* One line of a log, to who accepts events. */
 void api_send_log(struct request *r, int step, const char *type, const char *message);
 

@@ -38,29 +38,32 @@ static void reply_snapshot(struct request *r, unsigned int status, struct snapsh
 	reply_json(r, status, &b);
 }
 
-static void finish_create(struct request *r, struct build *b, struct snapshot_row *row)
+bool api_finish_snapshot(struct request *r, struct build *b, struct snapshot_row *row,
+			 unsigned int failed)
 {
+	struct snapshot_row begun = *row;
 	struct build_result res;
-	struct snapshot_row end;
 	struct err e;
 	int rc;
 
-	if (!api_follow_build(r, b, 500, &res)) {
-		snapshot_row_fini(row);
-		return;
+	memset(row, 0, sizeof(*row));
+	if (!api_follow_build(r, b, failed, &res)) {
+		snapshot_row_fini(&begun);
+		return false;
 	}
-	rc = snapshot_wait(api_manager(r), row->name, row->id, &end, &e);
-	snapshot_row_fini(row);
-	if (rc == -ENOENT) {
+	rc = snapshot_wait(api_manager(r), begun.name, begun.id, row, &e);
+	snapshot_row_fini(&begun);
+	if (rc == -ENOENT)
 		reply_error(r, 409, "the snapshot was deleted while it was being built");
-	} else if (rc) {
+	else if (rc)
 		reply_errno(r, rc, &e);
-	} else if (end.status == SNAPSHOT_FAILED) {
-		reply_error(r, 500, "%.400s", end.error ? end.error : "unknown reason");
-		snapshot_row_fini(&end);
-	} else {
-		reply_snapshot(r, 201, &end);
-	}
+	else if (row->status == SNAPSHOT_READY)
+		return true;
+	else
+		reply_error(r, failed, "%.400s", row->error ? row->error : "unknown reason");
+	if (!rc)
+		snapshot_row_fini(row);
+	return false;
 }
 
 void api_snapshot_create(struct request *r)
@@ -86,7 +89,8 @@ void api_snapshot_create(struct request *r)
 		reply_snapshot(r, 202, &row);
 	} else {
 		events_begin(r);
-		finish_create(r, b, &row);
+		if (api_finish_snapshot(r, b, &row, 500))
+			reply_snapshot(r, 201, &row);
 	}
 	build_put(b);
 }

@@ -114,7 +114,7 @@ const struct route api_routes[] = {
     {"POST", "/snapshots/:name/patches", api_snapshot_patch_create, 0, NULL, NULL},
     {"GET", "/snapshots/:name/patches", api_snapshot_patch_list, 0, NULL, NULL},
     {"DELETE", "/snapshots/:name/patches/:pid", api_snapshot_patch_delete, 0, NULL, NULL},
-    {"POST", "/templates", api_template_build, 0, NULL, NULL},
+    {"POST", "/templates", api_template_build, MAKES, NULL, NULL},
     {"GET", "/templates", api_template_list, 0, NULL, NULL},
     {"GET", "/templates/:name", api_template_get, 0, NULL, NULL},
     {"DELETE", "/templates/:name", api_template_delete, 0, NULL, NULL},

@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <string.h>
 
+#include "lib/fd.h"
 #include "server/api/images.h"
+#include "server/manager/dockerfile.h"
 #include "server/manager/images.h"
 #include "server/manager/snapshot.h"
 
@@ -94,10 +96,59 @@ void api_template_delete(struct request *r)
 		reply_empty(r, 204);
 }
 
+struct build_body {
+	const char *name, *dockerfile;
+};
+
+static const struct json_field build_fields[] = {
+    JSON_FIELD(struct build_body, name, "name", JSON_F_STRING,
+	       .flags = JSON_REQUIRED | JSON_NONEMPTY),
+    JSON_FIELD(struct build_body, dockerfile, "dockerfile", JSON_F_STRING,
+	       .flags = JSON_REQUIRED | JSON_NONEMPTY),
+};
+
+static int parse_dockerfile(const char *dockerfile, struct manifest *m, struct err *e)
+{
+	cleanup_free char *text = NULL;
+	json_t *image = NULL;
+	int rc = dockerfile_parse(dockerfile, &image, e);
+
+	if (rc)
+		return rc;
+	text = json_dumps(image, JSON_COMPACT);
+	rc = text ? manifest_parse(text, strlen(text), image, m, e)
+		  : err_set(e, -ENOMEM, "out of memory");
+	json_decref(image);
+	return rc;
+}
+
 void api_template_build(struct request *r)
 {
-	reply_error(r, 501,
-		    "building templates from a Dockerfile: not implemented yet; POST /snapshots "
-		    "builds one from a "
-		    "manifest");
+	struct snapshot_row row;
+	struct build_body body;
+	struct manifest m;
+	struct strbuf text = {0};
+	struct build *b;
+	struct err e;
+	int rc;
+
+	if (!request_bind(r, build_fields, 2, &body))
+		return;
+	if (image_file(r, body.name)) {
+		reply_error(r, 409, "template %.64s is an image file of the server", body.name);
+		return;
+	}
+	rc = parse_dockerfile(body.dockerfile, &m, &e);
+	if (!rc)
+		rc = snapshot_create(api_manager(r), body.name, &m, &row, &b, &e);
+	if (rc) {
+		reply_errno(r, rc, &e);
+		return;
+	}
+	if (api_finish_snapshot(r, b, &row, 400)) {
+		write_template(&text, row.name, "ready");
+		snapshot_row_fini(&row);
+		reply_json(r, 201, &text);
+	}
+	build_put(b);
 }

@@ -131,11 +131,28 @@ static int check_packages(const json_t *args, struct totals *t, struct err *e)
 	return 0;
 }
 
+/* Somebody else than the sandbox's user. */
+static int check_user(const json_t *args, struct err *e)
+{
+	const char *user;
+	int rc;
+
+	if (!json_object_get(args, "user"))
+		return 0;
+	rc = get_string(args, "user", &user, e);
+	if (!rc && (!*user || strlen(user) > 64))
+		rc = err_set(e, -EINVAL, "user: \"%.64s\" is no user", user);
+	return rc;
+}
+
 static int check_run(const json_t *args, struct totals *t, struct err *e)
 {
 	json_t *list, *item;
 	size_t i, size = 0;
 	int rc = get_array(args, "commands", STRINGS_MAX, &list, e);
+
+	if (!rc)
+		rc = check_user(args, e);
 
 	(void)t;
 	if (rc)

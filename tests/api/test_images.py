@@ -463,7 +463,48 @@ def templates_are_image_files_and_snapshots():
         s.request("DELETE", "/templates/base").expect(400)
         s.request("DELETE", "/templates/mine").expect(204)
         s.request("DELETE", "/templates/mine").expect(404)
-        s.request("POST", "/templates", {"name": "x", "dockerfile": "FROM base"}).expect(501, "Dockerfile")
+
+
+DOCKERFILE = '''# syntax=docker/dockerfile:1
+FROM base:latest AS x
+
+WORKDIR @/app
+RUN echo "$PWD" >pwd \\
+    # a comment
+    && id -un >user
+RUN ["sh", "-c", "echo 'a b' $0 >words", "it's"]
+COPY <<"EOF" @/app/file
+text of $HOME
+EOF
+RUN <<END
+echo one >here
+echo two >>here
+END
+'''
+
+
+@test
+def templates_are_built_from_dockerfiles():
+    with Server() as s:
+        def read(name):
+            with open(f"{s.folder}/app/{name}") as f:
+                return f.read()
+
+        def build(name, dockerfile):
+            return s.request("POST", "/templates", {"name": name, "dockerfile": dockerfile})
+
+        dockerfile = DOCKERFILE.replace("@", s.folder)
+        made = build("mine", dockerfile).expect(201).json()
+        assert made == {"templateID": "mine", "name": "mine", "tag": "latest", "status": "ready"}
+        assert read("pwd") == f"{s.folder}/app\n" and read("user") == "root\n"
+        assert read("words") == "a b it's\n" and read("file") == "text of $HOME\n" and read("here") == "one\ntwo\n"
+        assert s.create(templateID="mine").run("pwd")["stdout"] == f"{s.folder}/app\n"
+        build("mine", dockerfile).expect(409)
+        build("base", dockerfile).expect(409)
+        build("bad", "FROM base\nRUN exit 3").expect(400, "exit code 3")
+        build("bad", "FROM base\nCMD x").expect(400, "line 2", "CMD")
+        build("bad", "FROM python:3").expect(400, "no template python:3")
+        s.request("POST", "/templates", {"name": "bad"}).expect(400, "dockerfile")
 
 
 @test
