@@ -112,14 +112,16 @@ async function build(image, opts = {}) {
 }
 
 const dir = local();
-const image = Image.base()
+const packages = Image.base()
 	.builderMemory(1024)
 	.addLocalDir(join(dir, 'packages'), '/opt/packages')
 	.addFile('/etc/apt/sources.list', 'deb [trusted=yes] file:///opt/packages ./\n')
 	.addFile('/etc/pip.conf', '[global]\nno-index = true\nfind-links = /opt/packages\n')
 	.runCommands('sudo rm -rf /etc/apt/sources.list.d')
 	.aptInstall(['dm-hello'])
-	.pipInstall(['dm-hello'])
+	.pipInstall(['dm-hello']);
+const image = Image.base()
+	.builderMemory(1024)
 	.env({ QUOTED, PROJECT: '/srv/project' })
 	.workdir('/srv/project')
 	.addFile('/srv/project/config.json', '{"é":1}')
@@ -130,24 +132,30 @@ rmSync(dir, { recursive: true });
 const changed = new Image({ ...image.toJSON(), steps: [...image.toJSON().steps.slice(0, -1),
 	{ type: 'run', args: { commands: ['echo other >who'] } }] });
 
-check('9.1 9.2 every type of step, with its log; what is known is not run again', async () => {
-	const { sandbox, logs, steps } = await build(image, { envs: { OWN: '1' } });
-	assert.equal(steps.length, 12, logs.join('\n'));
+check('9.1 packages of the distribution and of Python are installed', async () => {
+	const { sandbox, logs, steps } = await build(packages);
+	assert.equal(steps.length, 6, logs.join('\n'));
 	assert.ok(logs.some((line) => line.includes('Setting up dm-hello')), logs.join('\n'));
 	assert.equal(await sh(sandbox, 'dm-hello; python3 -c "import dm_hello; print(dm_hello.TEXT)"'), 'hello from a package\nhello from a wheel\n');
+	await kill(sandbox);
+}, { timeout: 600_000 }); // apt and pip are slow in an emulated guest, each has 300 s
+
+check('9.1 9.2 every other type of step, with its log; what is known is not run again', async () => {
+	const { sandbox, logs, steps } = await build(image, { envs: { OWN: '1' } });
+	assert.equal(steps.length, 6, logs.join('\n'));
 	assert.equal(await sh(sandbox, 'printf "%s|%s|%s" "$PROJECT" "$QUOTED" "$OWN"'), `/srv/project|${QUOTED}|1`);
 	assert.equal(await sh(sandbox, 'bash -c "unset QUOTED; . /etc/profile; printf %s \\"\\$QUOTED\\""'), QUOTED);
 	assert.equal(await sh(sandbox, 'pwd; stat -c %U .; cat who where env config.json tree/top tree/sub/é; stat -c %a config.json'),
 		`/srv/project\nsandbox\nsandbox\n/srv/project/tree\n/srv/project|${QUOTED}\n{"é":1}topbelow644\n`);
 	assert.deepEqual(Buffer.from(await sandbox.files.readBytes('/srv/project/binary')), BINARY);
 	const built = (await request('GET', '/api/images')).json.find((i) => i.contentHash === image.cacheKey());
-	assert.equal(built?.steps, 12, 'contentHash is the cacheKey of the client');
+	assert.equal(built?.steps, 6, 'contentHash is the cacheKey of the client');
 
 	const again = await build(image);
 	assert.deepEqual([again.steps, again.logs.length], [[], 2], again.logs.join('\n'));
 	assert.equal(await sh(again.sandbox, 'cat who; echo mine >who'), 'sandbox\n');
 	const other = await build(changed);
-	assert.deepEqual(other.steps, ['Step 12/12 completed'], other.logs.join('\n'));
+	assert.deepEqual(other.steps, ['Step 6/6 completed'], other.logs.join('\n'));
 	assert.equal(await sh(other.sandbox, 'cat who tree/top'), 'other\ntop');
 	assert.equal(await sh(sandbox, 'cat who'), 'sandbox\n');
 	for (const s of [sandbox, again.sandbox, other.sandbox])
@@ -177,11 +185,11 @@ check('9.3 9.4 snapshots: create, get, list, create from, delete', async () => {
 	assert.equal((await templates.get('base')).name, 'base');
 
 	const sandbox = await create({ snapshot: name, timeout: 0 });
-	assert.equal(await sh(sandbox, 'pwd; dm-hello'), '/srv/project\nhello from a package\n');
+	assert.equal(await sh(sandbox, 'pwd; cat who'), '/srv/project\nsandbox\n');
 	assert.ok((await snapshots.get(name)).lastUsedAt);
 	await snapshots.delete(name);
 	await snapshots.delete(name); // the client forgives the 404
 	await assert.rejects(Sandbox.create({ snapshot: name }), /not found/);
-	assert.equal(await sh(sandbox, 'dm-hello'), 'hello from a package\n');
+	assert.equal(await sh(sandbox, 'cat who'), 'sandbox\n');
 	await kill(sandbox);
 });
