@@ -13,76 +13,12 @@
 #include "devices/vsock_int.h"
 #include "fake_disk.h"
 #include "lib/fd.h"
-#include "rig.h"
+#include "state_rig.h"
 
-#define VERSION_1 (1ULL << 32)
-#define EVENT_IDX (1ULL << 29)
 #define BLK_FLUSH (1ULL << 9)
 #define CID	  7
 
-static struct rig from, to;
-
-static void fini(struct rig *g)
-{
-	if (g->ds)
-		rig_fini(g);
-	g->ds = NULL;
-}
-
-static void teardown(void)
-{
-	fini(&from);
-	fini(&to);
-}
-
-TestSuite(state, .fini = teardown, .timeout = 60);
-
-static int save(struct rig *g, struct state_io *io, struct err *e)
-{
-	devices_quiesce(g->ds);
-	state_save_init(io);
-	devices_state(g->ds, io);
-	return state_finish(io, e);
-}
-
-static int restore(struct rig *g, const struct state_io *saved, struct err *e)
-{
-	struct state_io io;
-	int rc = state_restore_init(&io, saved->data, saved->len, e);
-
-	cr_assert_eq(rc, 0, "%s", e->msg);
-	devices_state(g->ds, &io);
-	return state_finish(&io, e);
-}
-
-/* Memory and the driver's own state go over, too. */
-static void move_guest(void)
-{
-	memcpy(to.low, from.low, RIG_LOW_BYTES);
-	memcpy(to.high, from.high, RIG_HIGH_BYTES);
-	memcpy(to.q, from.q, sizeof(to.q));
-}
-
-/* The law, from `from` to a new device `to`; which is left to go on with. */
-static void law(const struct device_config *c)
-{
-	struct state_io a, b;
-	struct err e;
-
-	cr_assert_eq(save(&from, &a, &e), 0, "%s", e.msg);
-	rig_init(&to, c);
-	move_guest();
-	cr_assert_eq(restore(&to, &a, &e), 0, "%s", e.msg);
-	cr_assert_eq(save(&to, &b, &e), 0, "%s", e.msg);
-	cr_assert_eq(a.len, b.len);
-	cr_assert_arr_eq(a.data, b.data, a.len);
-	/* Everything that the driver can read, too. */
-	for (uint32_t reg = 0; reg < 0x140; reg += 4)
-		cr_assert_eq(rig_get(&from, reg), rig_get(&to, reg), "register %#x", reg);
-	state_fini(&a);
-	state_fini(&b);
-	devices_post_restore(to.ds);
-}
+TestSuite(state, .fini = state_teardown, .timeout = 60);
 
 /* --- net ------------------------------------------------------------------------------ */
 
@@ -135,7 +71,7 @@ Test(state, net_goes_on_without_its_backend_and_asks_for_one)
 		cr_assert_eq(rig_wait(&from, 0), 100);
 	}
 	rig_send(&from, 0, &rx, 1);
-	law(&c);
+	state_law(&c);
 	device_net_info(to.d, &info);
 	cr_expect_not(info.attached);
 	device_net_info(from.d, &info);
@@ -164,7 +100,7 @@ Test(state, net_frames_that_wait_for_a_backend_are_saved_and_ask)
 	rig_start(&from, NET_ALL, 64);
 	rig_send(&from, 1, &tx, 1);
 	cr_expect_eq(net_wanted, 1);
-	law(&c);
+	state_law(&c);
 	while (net_wanted < 2)
 		rig_step(&to);
 }
@@ -177,16 +113,16 @@ Test(state, net_of_another_kind_or_address_is_refused)
 
 	rig_init(&from, &c);
 	rig_start(&from, VERSION_1, 64);
-	cr_assert_eq(save(&from, &a, &e), 0, "%s", e.msg);
+	cr_assert_eq(state_save(&from, &a, &e), 0, "%s", e.msg);
 	c.net.mac[5] = 1;
 	rig_init(&to, &c);
-	cr_expect_eq(restore(&to, &a, &e), -EINVAL);
+	cr_expect_eq(state_restore(&to, &a, &e), -EINVAL);
 	cr_expect(strstr(e.msg, "MAC address"), "%s", e.msg);
 	rig_fini(&to);
 	c = net_config();
 	c.net.backend = NET_TAP;
 	rig_init(&to, &c);
-	cr_expect_eq(restore(&to, &a, &e), -EINVAL);
+	cr_expect_eq(state_restore(&to, &a, &e), -EINVAL);
 	cr_expect(strstr(e.msg, "MTU"), "%s", e.msg);
 	state_fini(&a);
 }
@@ -204,7 +140,7 @@ Test(state, rng_goes_on_where_it_was)
 		rig_send(&from, 0, &b, 1);
 		cr_assert_eq(rig_wait(&from, 0), 32);
 	}
-	law(&c);
+	state_law(&c);
 	for (int i = 0; i < 20; i++) {
 		rig_send(&to, 0, &b, 1);
 		cr_assert_eq(rig_wait(&to, 0), 32);
@@ -220,7 +156,7 @@ Test(state, a_notification_that_nobody_has_seen_yet_is_not_lost)
 	rig_start(&from, VERSION_1 | EVENT_IDX, 8);
 	/* In the ring; its notification is in an eventfd, or on its way there. */
 	rig_add(&from, 0, &b, 1);
-	law(&c);
+	state_law(&c);
 	rig_step(&to);
 	cr_expect_eq(rig_wait(&to, 0), 32);
 }
@@ -233,7 +169,7 @@ Test(state, an_interrupt_that_was_on_its_way_comes_again)
 	rig_init(&from, &c);
 	rig_start(&from, VERSION_1, 8);
 	rig_send(&from, 0, &b, 1);
-	law(&c);
+	state_law(&c);
 	cr_expect_eq(rig_irqs(&to), 1);
 }
 
@@ -243,31 +179,31 @@ Test(state, a_device_that_is_not_started_or_half_set_up_or_broken_stays_so)
 	struct rig_buf bad = {RIG_DATA, 32, false}, good = {RIG_DATA, 32, true};
 
 	rig_init(&from, &c);
-	law(&c);
-	fini(&to);
+	state_law(&c);
+	state_fini_rig(&to);
 	rig_set(&from, 0x70, 3);
 	rig_set(&from, 0x14, 1);
 	rig_set(&from, 0x24, 7);
 	rig_set(&from, 0x20, 0xdeadbeef);
 	rig_set(&from, 0x30, 99);
-	law(&c);
-	fini(&to);
+	state_law(&c);
+	state_fini_rig(&to);
 	rig_set(&from, 0x24, 0);
 	rig_set(&from, 0x20, 0);
 	rig_set(&from, 0x24, 1);
 	rig_set(&from, 0x20, 1);
 	rig_set(&from, 0x70, 11);
 	rig_set_queue(&from, 0, 8);
-	law(&c);
+	state_law(&c);
 	/* The driver finishes on the other side. */
 	rig_set(&to, 0x70, 15);
 	rig_send(&to, 0, &good, 1);
 	cr_expect_eq(rig_wait(&to, 0), 32);
-	fini(&to);
+	state_fini_rig(&to);
 	rig_set(&from, 0x70, 15);
 	rig_send(&from, 0, &bad, 1);
 	cr_assert_not(device_active(from.d));
-	law(&c);
+	state_law(&c);
 	cr_expect_not(device_active(to.d));
 	cr_expect_eq(rig_start(&to, VERSION_1, 8), 15, "its driver can reset it");
 }
@@ -286,7 +222,7 @@ Test(state, balloon_keeps_target_and_actual)
 	device_balloon_set_target(from.d, 512);
 	/* The config of another machine is not what was set here. */
 	c.balloon.target_pages = 0;
-	law(&c);
+	state_law(&c);
 	cr_expect_eq(device_balloon_actual(to.d), 1);
 	cr_expect_eq(rig_get(&to, 0x100), 512);
 }
@@ -333,7 +269,7 @@ Test(state, blk_goes_on_where_it_was)
 	struct device_config c = blk_config(1);
 
 	blk_setup();
-	law(&c);
+	state_law(&c);
 	memset(rig_ptr(&to, RIG_DATA + 0x1000), 0x5a, 512);
 	for (uint64_t i = 0; i < 40; i++) {
 		blk_write(&to, i);
@@ -351,7 +287,7 @@ Test(state, blk_with_requests_in_flight_is_not_saved)
 	blk_setup();
 	disks[0].hold = true;
 	blk_write(&from, 3);
-	/* Without the quiesce of save(). */
+	/* Without the quiesce of state_save(). */
 	state_save_init(&io);
 	cr_expect_eq(devices_state(from.ds, &io), -EBUSY);
 	cr_expect_eq(state_finish(&io, &e), -EBUSY);
@@ -369,22 +305,22 @@ Test(state, a_disk_that_has_grown_is_announced_and_one_that_has_shrunk_is_refuse
 	blk_setup();
 	disks[1].disk.size_bytes = FAKE_DISK_BYTES / 2;
 	rig_init(&to, &c);
-	move_guest();
-	cr_assert_eq(save(&from, &io, &e), 0);
-	cr_expect_eq(restore(&to, &io, &e), -EINVAL);
+	state_move_guest();
+	cr_assert_eq(state_save(&from, &io, &e), 0);
+	cr_expect_eq(state_restore(&to, &io, &e), -EINVAL);
 	cr_expect_str_eq(e.msg, "section VDEV 0: a disk of 512 sectors, which has 256 here");
 	cr_expect_eq(rig_get(&to, 0x70), 0, "reset after a failure");
 	state_fini(&io);
 
-	fini(&from);
-	fini(&to);
+	state_fini_rig(&from);
+	state_fini_rig(&to);
 	disks[0].disk.size_bytes = FAKE_DISK_BYTES / 2;
 	disks[1].disk.size_bytes = FAKE_DISK_BYTES;
 	c = blk_config(0);
 	rig_init(&from, &c);
 	rig_start(&from, VERSION_1, 16);
 	c = blk_config(1);
-	law(&c);
+	state_law(&c);
 	cr_expect_eq(rig_get(&to, 0x100), 512);
 	cr_expect_eq(rig_get(&to, 0x60) & 2, 2);
 	cr_expect_geq(rig_irqs(&to), 1);
@@ -465,7 +401,7 @@ static int vsock_client(struct rig *g, int i)
 
 static void vsock_finish(void)
 {
-	teardown();
+	state_teardown();
 	rmdir(dir);
 }
 
@@ -480,7 +416,7 @@ Test(state, vsock_connections_are_gone_and_the_guest_is_told_before_anything_new
 	vsock_setup(4);
 	a = vsock_client(&from, 0);
 	first_port = vsock_receive(&from).src_port;
-	law(&c);
+	state_law(&c);
 	cr_assert(rig_used(&to, VSOCK_Q_EVENT, &id, &len));
 	cr_expect_eq(len, 4);
 	memcpy(&event, rig_ptr(&to, event_buf(id).gpa), 4);
@@ -509,7 +445,7 @@ Test(state, vsock_news_wait_for_a_buffer)
 	int fd;
 
 	vsock_setup(0);
-	law(&c);
+	state_law(&c);
 	fd = vsock_client(&to, 1);
 	cr_expect_not(rig_used(&to, VSOCK_Q_RX, &id, &len));
 	for (unsigned int i = 0; i < 2; i++) {
@@ -542,7 +478,7 @@ Test(state, vsock_resets_that_wait_for_a_buffer_are_saved)
 	memcpy(rig_ptr(&from, tx.gpa), &h, sizeof(h));
 	rig_send(&from, VSOCK_Q_TX, &tx, 1);
 	c = vsock_config(1);
-	law(&c);
+	state_law(&c);
 	rig_send(&to, VSOCK_Q_RX, &rx, 1);
 	h = vsock_receive(&to);
 	cr_expect_eq(h.op, VSOCK_OP_RST);
@@ -645,22 +581,22 @@ Test(state, a_hostile_state_is_refused_and_leaves_the_device_at_power_on)
 	rig_init(&from, &c);
 	rig_start(&from, VERSION_1, 8);
 	rig_send(&from, 0, &b, 1);
-	cr_assert_eq(save(&from, &saved, &e), 0);
+	cr_assert_eq(state_save(&from, &saved, &e), 0);
 	rig_init(&to, &c);
-	move_guest();
+	state_move_guest();
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
 		struct state_io io;
 		char want[160];
 
 		lying_state(&io, &saved, &table[i]);
-		cr_expect_eq(restore(&to, &io, &e), table[i].rc, "%zu", i);
+		cr_expect_eq(state_restore(&to, &io, &e), table[i].rc, "%zu", i);
 		snprintf(want, sizeof(want), "section VIRT 0: %s", table[i].why);
 		cr_expect_str_eq(e.msg, want, "%zu: %s", i, e.msg);
 		cr_expect_eq(rig_get(&to, 0x70), 0);
 		cr_expect_not(to.d->queues[0].q.started);
 		state_fini(&io);
 	}
-	cr_expect_eq(restore(&to, &saved, &e), 0, "%s", e.msg);
+	cr_expect_eq(state_restore(&to, &saved, &e), 0, "%s", e.msg);
 	state_fini(&saved);
 }
 
@@ -672,172 +608,8 @@ Test(state, other_devices_are_refused)
 
 	rig_init(&from, &rng);
 	rig_init(&to, &balloon);
-	cr_assert_eq(save(&from, &io, &e), 0);
-	cr_expect_eq(restore(&to, &io, &e), -EINVAL);
+	cr_assert_eq(state_save(&from, &io, &e), 0);
+	cr_expect_eq(state_restore(&to, &io, &e), -EINVAL);
 	cr_expect_str_eq(e.msg, "section VIRT 0: kind of the device: 4 in the saved state, 5 here");
-	state_fini(&io);
-}
-
-/* --- mem ---------------------------------------------------------------------------- */
-
-#define MEM_GPA 0x100000000ull
-#define MEM                                                                                        \
-	{                                                                                          \
-		.kind = DEVICE_MEM, .mem = {.gpa = MEM_GPA, .region_bytes = 64ull << 20 }          \
-	}
-
-/* @usable: what of the region is memory, as the memory image says. */
-static void restore_mem(const struct state_io *saved, uint64_t usable, int code)
-{
-	struct device_config c = MEM;
-	struct err e = {0};
-
-	fini(&to);
-	rig_init(&to, &c);
-	move_guest();
-	device_mem_set_usable(to.d, usable);
-	cr_expect_eq(restore(&to, saved, &e), code, "%s", e.msg);
-}
-
-static void mem_request(struct rig *g, uint16_t type, uint64_t addr, uint16_t blocks)
-{
-	struct rig_buf b[] = {{RIG_DATA, 24, false}, {RIG_DATA + 64, 10, true}};
-	uint64_t req[3] = {type, addr, blocks};
-
-	memcpy(rig_ptr(g, RIG_DATA), req, sizeof(req));
-	rig_send(g, 0, b, 2);
-	cr_assert_eq(rig_wait(g, 0), 10);
-	cr_assert_eq(*rig_ptr(g, RIG_DATA + 64), 0);
-}
-
-Test(state, mem_keeps_what_is_plugged)
-{
-	struct device_config c = MEM;
-	struct device_mem_info info;
-	struct state_io a, b;
-	struct err e;
-
-	rig_init(&from, &c);
-	device_mem_set_usable(from.d, 22ull << 20);
-	device_mem_request(from.d, 20ull << 20);
-	rig_start(&from, VERSION_1 | EVENT_IDX, 8);
-	mem_request(&from, 0, MEM_GPA + (4ull << 20), 3);
-	mem_request(&from, 0, MEM_GPA + (20ull << 20), 1);
-	cr_assert_eq(save(&from, &a, &e), 0, "%s", e.msg);
-	restore_mem(&a, 22ull << 20, 0);
-	device_mem_get(to.d, &info);
-	cr_expect_eq(info.plugged_bytes, 8ull << 20);
-	cr_expect_eq(info.requested_bytes, 20ull << 20);
-	cr_assert_eq(save(&to, &b, &e), 0, "%s", e.msg);
-	cr_assert_eq(a.len, b.len);
-	cr_assert_arr_eq(a.data, b.data, a.len);
-	state_fini(&b);
-	devices_post_restore(to.ds);
-	mem_request(&to, 1, MEM_GPA + (4ull << 20), 3);
-	/* RAM of another size. */
-	restore_mem(&a, 24ull << 20, -EINVAL);
-	restore_mem(&a, 0, -EINVAL);
-	device_mem_get(to.d, &info);
-	cr_expect_eq(info.plugged_bytes, 0);
-	state_fini(&a);
-}
-
-/* A bit behind the last block, and a request that is no multiple of a block. */
-Test(state, a_state_of_mem_that_cannot_be_is_refused)
-{
-	struct device_config c = MEM;
-	struct state_io io;
-	struct err e;
-
-	rig_init(&from, &c);
-	rig_init(&to, &c);
-	device_mem_set_usable(to.d, 6ull << 20);
-	for (int i = 0; i < 4; i++) {
-		uint64_t requested = i == 1 ? 3ull << 20 : i == 2 ? 8ull << 20 : 4ull << 20;
-		uint8_t map = i == 3 ? 8 : 7;
-		struct state_io out;
-
-		state_save_init(&out);
-		state_begin(&out, STATE_TAG('D', 'E', 'V', 'S'), 0, 1, STATE_MANDATORY);
-		state_expect(&out, 1, "devices");
-		state_end(&out);
-		state_begin(&out, STATE_TAG('V', 'I', 'R', 'T'), 0, 1, STATE_MANDATORY);
-		virtio_mmio_state(from.d, &out);
-		state_end(&out);
-		state_begin(&out, STATE_TAG('V', 'D', 'E', 'V'), 0, 1, STATE_MANDATORY);
-		state_expect(&out, MEM_GPA, "address");
-		state_expect(&out, 64ull << 20, "region");
-		state_expect(&out, 6ull << 20, "usable");
-		state_u64(&out, &requested);
-		state_u8(&out, &map);
-		state_end(&out);
-		cr_assert_eq(state_finish(&out, &e), 0, "%s", e.msg);
-		io = out;
-		cr_expect_eq(restore(&to, &io, &e), i ? -EINVAL : 0, "%d: %s", i, e.msg);
-		state_fini(&out);
-	}
-}
-
-/* A machine that was saved before there was the newest device has it at power-on. */
-Test(state, newer_devices_are_at_power_on_in_an_older_machine)
-{
-	struct device_config rng = {.kind = DEVICE_RNG};
-	const struct device_config both[] = {{.kind = DEVICE_RNG}, MEM};
-	struct devices_env env = {0};
-	struct state_io io, again;
-	struct rig_buf b = {RIG_DATA, 32, true};
-	struct devices *alone;
-	struct err e;
-
-	rig_init(&from, &rng);
-	rig_start(&from, VERSION_1, 8);
-	rig_send(&from, 0, &b, 1);
-	cr_assert_eq(rig_wait(&from, 0), 32);
-	cr_assert_eq(save(&from, &io, &e), 0);
-	rig_init(&to, NULL);
-	env = (struct devices_env){.mem = &to.mem, .loop = &to.loop};
-	cr_assert_eq(devices_create(&to.ds, &env, both, 2, &e), 0, "%s", e.msg);
-	to.d = devices_get(to.ds, 0);
-	move_guest();
-	cr_expect_eq(restore(&to, &io, &e), 0, "%s", e.msg);
-	cr_expect(device_active(to.d));
-	cr_expect_not(device_active(devices_get(to.ds, 1)));
-	state_fini(&io);
-	/* Not the other way round: a device that the guest uses cannot go. */
-	cr_assert_eq(save(&to, &io, &e), 0, "%s", e.msg);
-	alone = from.ds;
-	state_restore_init(&again, io.data, io.len, &e);
-	cr_expect_eq(devices_state(alone, &again), -EINVAL);
-	state_fini(&again);
-	/* And no older device may be missing. */
-	state_fini(&io);
-	cr_assert_eq(save(&from, &io, &e), 0);
-	devices_destroy(to.ds);
-	cr_assert_eq(
-	    devices_create(&to.ds, &env,
-			   (struct device_config[]){{.kind = DEVICE_RNG}, {.kind = DEVICE_RNG}}, 2,
-			   &e),
-	    0);
-	cr_expect_eq(restore(&to, &io, &e), -EINVAL);
-	cr_expect_str_eq(e.msg, "section DEVS 0: devices: 1 in the saved state, 2 here");
-	state_fini(&io);
-}
-
-/* Drivers that were saved with it go on with it; new ones are not offered it. */
-Test(state, a_balloon_of_an_older_version_goes_on)
-{
-	struct device_config c = {.kind = DEVICE_BALLOON};
-	struct state_io io;
-	struct err e;
-
-	rig_init(&from, &c);
-	from.d->features |= 1u << 2;
-	cr_assert_eq(rig_start(&from, VERSION_1 | 1u << 2, 8), 15);
-	cr_assert_eq(save(&from, &io, &e), 0, "%s", e.msg);
-	rig_init(&to, &c);
-	move_guest();
-	cr_expect_eq(restore(&to, &io, &e), 0, "%s", e.msg);
-	cr_expect(device_active(to.d));
-	cr_expect_not(rig_start(&to, VERSION_1 | 1u << 2, 8) & 8);
 	state_fini(&io);
 }
