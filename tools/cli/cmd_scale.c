@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* dormouse scale: how much memory and processor time a sandbox has. */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "lib/fd.h"
 #include "tools/cli/cli.h"
 #include "tools/cli/output.h"
 
@@ -22,15 +22,16 @@ struct scale_options {
 static json_t *autoscale_body(const struct cli *c, const char *bounds)
 {
 	const char *colon = strchr(bounds, ':');
-	cleanup_free char *min = colon ? strndup(bounds, (size_t)(colon - bounds)) : NULL;
+	char min[32];
 	long long from, to;
 
 	if (!strcmp(bounds, "off"))
 		return json_pack("{sb}", "enabled", 0);
-	if (!min) {
+	if (!colon || colon - bounds >= (ptrdiff_t)sizeof(min)) {
 		cli_usage_error(c, "--auto: \"%s\" is neither MIN:MAX nor off", bounds);
 		return NULL;
 	}
+	snprintf(min, sizeof(min), "%.*s", (int)(colon - bounds), bounds);
 	if (cli_parse_number(c, "--auto", min, 1, MAX_MB, &from) ||
 	    cli_parse_number(c, "--auto", colon + 1, 1, MAX_MB, &to))
 		return NULL;
