@@ -193,6 +193,41 @@ static void reset(void)
 	finish(&source);
 }
 
+static void pack(const char *from, const char *to)
+{
+	char command[400];
+
+	snprintf(command, sizeof(command), "build/dormouse-ram pack %s %s >/dev/null", at(from),
+		 at(to));
+	check(system(command) == 0, "%s", command); // NOLINT(cert-env33-c)
+}
+
+/* While it is still being loaded, too. */
+static void packed(void)
+{
+	struct machine m;
+	json_t *body;
+
+	boot();
+	resize(&source, BASE_MIB + 200);
+	wait_for(&source, BASE_MIB + 200);
+	checkpoint(&source, "a", true);
+	pack("a.ram", "a.cold");
+	machine_start(&m);
+	body = json_pack("{ss si ss ss ss ss}", "kernel", "build/guests/grow.elf", "memory_mib",
+			 BASE_MIB, "console", m.console, "state", at("a.state"), "ram",
+			 at("a.cold"), "ram_format", "cold");
+	must(&m, "restore", body);
+	resize(&m, BASE_MIB + 700);
+	wait_for(&m, BASE_MIB + 700);
+	checkpoint(&m, "b", true);
+	check(image_mib("b") == BASE_MIB + 768, "%d MiB", (int)image_mib("b"));
+	resize(&m, BASE_MIB);
+	wait_for(&m, BASE_MIB);
+	finish(&m);
+	finish(&source);
+}
+
 static void refusals(void)
 {
 	machine_start(&source);
@@ -216,6 +251,7 @@ int main(void)
 	    {"grown memory is saved and restored", saved_and_restored},
 	    {"rollbacks between sizes", rolled_back},
 	    {"a reset keeps the size", reset},
+	    {"a cold image of grown memory", packed},
 	    {"what cannot be is refused", refusals},
 	};
 	const char *skip = access("/dev/kvm", R_OK | W_OK) ? "no usable /dev/kvm" : NULL;
