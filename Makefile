@@ -279,7 +279,7 @@ lab: $(B)/test/lab-ring0
 vm: $(PROGRAMS) $(addprefix $(B)/test/,vm-guest vm-witness kvm-time) $(B)/guests/timer.elf
 	@tests/run tap vm tests/vm/run
 bench-lab: $(PROGRAMS) $(B)/test/bench-spawn
-	@rc=0; for b in boot travel exec; do tests/bench/$$b || rc=1; done; exit $$rc
+	@rc=0; for b in boot travel exec net; do tests/bench/$$b || rc=1; done; exit $$rc
 
 # --- the server, under ASan and UBSan, with a stand-in for the VMM (tests/api/fake-vmm) ---
 .PHONY: api
