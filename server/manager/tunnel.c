@@ -37,6 +37,7 @@ struct tunnel {
 	uint64_t in_sent; /* of these, sent on this connection, or there before it */
 	bool in_end, in_end_sent;
 	bool in_known; /* the agent has said where it is */
+	bool news;     /* there may be room again, and nobody has been told */
 };
 
 struct sandbox *tunnel_sandbox(const struct tunnel *t)
@@ -202,6 +203,7 @@ static bool take_event(struct tunnel *t)
 		return true;
 	}
 	sandbox_touch(t->s);
+	t->news |= ev.type == AGENT_STARTED || ev.type == AGENT_STDIN_ROOM;
 	if (ev.type == AGENT_STARTED) {
 		on_started(t, ev.stdin_offset);
 	} else if (ev.type == AGENT_STDOUT) {
@@ -320,6 +322,7 @@ static ssize_t send_some(struct tunnel *t, const void *buf, size_t len, struct e
 {
 	ssize_t n;
 
+	t->news = false;
 	send_rest(t);
 	if (!t->conn || !t->in_known || t->in_sent < t->in_len)
 		return 0;
@@ -338,7 +341,7 @@ ssize_t tunnel_write(struct tunnel *t, const void *buf, size_t len, struct err *
 	if (!t->conn && !t->ended)
 		fetch_guest(t);
 	sandbox_touch(t->s);
-	/* That there is room again is an event like others: nobody else may look for it. */
+	/* That there is room again is an event like others. */
 	do
 		n = send_some(t, buf, len, e);
 	while (!n && t->conn && !t->data_len && take_event(t));
@@ -383,8 +386,11 @@ int tunnel_wait(struct tunnel *t, bool want_tunnel, int fd, short events, int ti
 	struct pollfd pfd[2] = {{.fd = fd, .events = events}, {.fd = -1, .events = POLLIN}};
 	int n;
 
-	if (want_tunnel && (t->ended || t->data_len))
+	/* Who reads may have taken the event that who writes waits for. */
+	if (want_tunnel && (t->ended || t->data_len || t->news)) {
+		t->news = false;
 		return 0;
+	}
 	if (!t->conn && !t->ended)
 		return wait_detached(t, fd, events, timeout_ms);
 	if (want_tunnel && t->conn)
