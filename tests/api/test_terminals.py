@@ -286,10 +286,11 @@ def a_terminal_goes_on_after_each_restart_of_the_server():
         pid = int(w.out.split(b"=")[1].split()[0])
         w.type("a\n")
         w.expect("1 a\r\n")
+        at = 0
         for i, signo in ((2, signal.SIGKILL), (3, signal.SIGTERM), (4, signal.SIGKILL)):
             s.kill(signo)
             assert w.to_end().closed[0] in (None, 1001), w.closed
-            at = len(w.out)
+            at += len(w.out)
             s.start()
             assert set(terminals(b)) == {t, other}, terminals(b)
             w = Terminal(b, t, f"?stdoutFrom={at}")
