@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Values in the text of JSON: found, not parsed; and base64. See manifest.h. */
-#include <errno.h>
+/* Values in the text of JSON: found, not parsed; see manifest.h. */
 #include <stdbool.h>
 #include <string.h>
 
@@ -78,43 +77,4 @@ size_t json_text_member(const char *text, size_t len, const char *name, const ch
 		if (at >= len || text[at] != ',')
 			return found;
 	}
-}
-
-static int digit(char c)
-{
-	if (c >= 'A' && c <= 'Z')
-		return c - 'A';
-	if (c >= 'a' && c <= 'z')
-		return c - 'a' + 26;
-	if (c >= '0' && c <= '9')
-		return c - '0' + 52;
-	if (c == '+')
-		return 62;
-	return c == '/' ? 63 : -1;
-}
-
-ssize_t base64_decode(const char *text, size_t len, uint8_t *out)
-{
-	size_t padding = 0, n = 0;
-
-	if (len % 4)
-		return -EINVAL;
-	while (padding < 2 && padding < len && text[len - 1 - padding] == '=')
-		padding++;
-	for (size_t i = 0; i < len; i += 4) {
-		size_t last = i + 4 == len ? padding : 0;
-		uint32_t bits = 0;
-
-		for (size_t k = 0; k < 4; k++) {
-			int d = k < 4 - last ? digit(text[i + k]) : 0;
-
-			if (d < 0)
-				return -EINVAL;
-			bits = bits << 6 | (uint32_t)d;
-		}
-		for (size_t k = 0; k < 3 - last; k++, n++)
-			if (out)
-				out[n] = (uint8_t)(bits >> (16 - 8 * k));
-	}
-	return (ssize_t)n;
 }

@@ -77,14 +77,6 @@ const char *step_type_name(enum step_type type);
  */
 size_t json_text_member(const char *text, size_t len, const char *name, const char **value);
 
-/**
- * base64_decode() - Standard alphabet, padded, without blanks
- * @out:	Room for len / 4 * 3 bytes; NULL: only check
- *
- * Return: how many bytes; -EINVAL
- */
-ssize_t base64_decode(const char *text, size_t len, uint8_t *out);
-
 /* A file of a STEP_ADD_FILE or STEP_ADD_DIR. */
 struct manifest_file {
 	char *path;    /* owned; absolute */

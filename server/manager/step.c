@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/base64.h"
 #include "server/manager/manifest.h"
 
 /* --- files ----------------------------------------------------------------------------------- */

@@ -17,8 +17,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "lib/base64.h"
 #include "lib/fd.h"
-#include "tools/cli/base64.h"
 #include "tools/cli/cli.h"
 
 /* The two outputs of the command. */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "guest-kernel/agent/env.h"
+#include "lib/base64.h"
 #include "server/http/request.h"
 #include "server/manager/manifest.h"
 

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "tools/cli/base64.h"
+#include "lib/base64.h"
 
 Test(base64, the_examples_of_rfc_4648)
 {

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Base64, decoding; see base64.h. */
-#include "tools/cli/base64.h"
+#include "lib/base64.h"
 
 #include <errno.h>
-#include <stdint.h>
 
 static int value_of(char c)
 {
@@ -16,7 +15,7 @@ static int value_of(char c)
 	return c == '+' ? 62 : c == '/' ? 63 : -1;
 }
 
-ssize_t base64_decode(const char *in, size_t len, unsigned char *out)
+ssize_t base64_decode(const char *in, size_t len, uint8_t *out)
 {
 	size_t pad = 0, n = 0;
 
@@ -35,8 +34,9 @@ ssize_t base64_decode(const char *in, size_t len, unsigned char *out)
 				return -EINVAL;
 			bits = bits << 6 | (uint32_t)v;
 		}
-		for (size_t k = 0; k + 1 < have; k++)
-			out[n++] = (unsigned char)(bits >> (16 - 8 * k));
+		for (size_t k = 0; k + 1 < have; k++, n++)
+			if (out)
+				out[n] = (uint8_t)(bits >> (16 - 8 * k));
 	}
 	return (ssize_t)n;
 }
