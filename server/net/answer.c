@@ -135,9 +135,25 @@ size_t frame_refuse(const struct frame *f, uint8_t *out)
 
 /* --- neighbours ------------------------------------------------------------------------------ */
 
-size_t frame_answer_arp(const struct frame *f, uint8_t *out)
+/* A reply: @from_mac has @from. */
+static size_t put_arp(uint8_t *out, const uint8_t *from_mac, const struct net_addr *from,
+		      const uint8_t *to_mac, const struct net_addr *to)
 {
 	static const uint8_t head[8] = {0, 1, 8, 0, 6, 4, 0, 2};
+
+	memcpy(out, to_mac, 6);
+	memcpy(out + 6, from_mac, 6);
+	put16(out + 12, 0x0806);
+	memcpy(out + 14, head, 8);
+	memcpy(out + 22, from_mac, 6);
+	memcpy(out + 28, from->b, 4);
+	memcpy(out + 32, to_mac, 6);
+	memcpy(out + 38, to->b, 4);
+	return 42;
+}
+
+size_t frame_answer_arp(const struct frame *f, uint8_t *out)
+{
 	const uint8_t *arp = f->data + FRAME_HDR;
 	struct net_addr wanted = net_addr4(arp + 24);
 
@@ -146,30 +162,12 @@ size_t frame_answer_arp(const struct frame *f, uint8_t *out)
 	if (!net_addr_equal(&wanted, &net_gateway4) && !net_addr_equal(&wanted, &net_dns4) &&
 	    !net_addr_equal(&wanted, &net_metadata4))
 		return 0;
-	memcpy(out, net_guest_mac, 6);
-	memcpy(out + 6, net_gateway_mac, 6);
-	put16(out + 12, 0x0806);
-	memcpy(out + 14, head, 8);
-	memcpy(out + 22, net_gateway_mac, 6);
-	memcpy(out + 28, wanted.b, 4);
-	memcpy(out + 32, net_guest_mac, 6);
-	memcpy(out + 38, net_guest4.b, 4);
-	return 42;
+	return put_arp(out, net_gateway_mac, &wanted, net_guest_mac, &net_guest4);
 }
 
 size_t frame_make_arp_hello(uint8_t *out)
 {
-	static const uint8_t head[8] = {0, 1, 8, 0, 6, 4, 0, 2};
-
-	memcpy(out, net_gateway_mac, 6);
-	memcpy(out + 6, net_guest_mac, 6);
-	put16(out + 12, 0x0806);
-	memcpy(out + 14, head, 8);
-	memcpy(out + 22, net_guest_mac, 6);
-	memcpy(out + 28, net_guest4.b, 4);
-	memcpy(out + 32, net_gateway_mac, 6);
-	memcpy(out + 38, net_gateway4.b, 4);
-	return 42;
+	return put_arp(out, net_guest_mac, &net_guest4, net_gateway_mac, &net_gateway4);
 }
 
 size_t frame_make_ndp_hello(uint8_t *out)
