@@ -40,6 +40,10 @@ static inline struct manager *api_manager(const struct request *r)
  * Return: a reference, or NULL after having replied 404, 410 or 502
  */
 struct sandbox *api_sandbox(struct request *r);
+
+/* Reply with what the store has of that sandbox, whatever its status: @write replies, and owns the
+ * row. */
+void api_reply_row(struct request *r, void (*write)(struct request *r, struct sandbox_row *row));
 /* The same for one all of whose sessions are known then: before they are listed. */
 struct sandbox *api_sandbox_settled(struct request *r);
 

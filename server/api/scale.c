@@ -133,26 +133,14 @@ static void write_lock(struct request *r, struct sandbox_row *row)
 	reply_json(r, 200, &b);
 }
 
-static void get(struct request *r, void (*write)(struct request *r, struct sandbox_row *row))
-{
-	struct sandbox_row row;
-	struct err e;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
-
-	if (rc)
-		reply_errno(r, rc, &e);
-	else
-		write(r, &row);
-}
-
 void api_autoscale_get(struct request *r)
 {
-	get(r, write_autoscale);
+	api_reply_row(r, write_autoscale);
 }
 
 void api_scaling_lock_get(struct request *r)
 {
-	get(r, write_lock);
+	api_reply_row(r, write_lock);
 }
 
 struct autoscale_body {

@@ -152,6 +152,18 @@ void api_not_implemented(struct request *r)
 	reply_error(r, 501, "%s: not implemented yet", r->route->feature);
 }
 
+void api_reply_row(struct request *r, void (*write)(struct request *r, struct sandbox_row *row))
+{
+	struct sandbox_row row;
+	struct err e;
+	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
+
+	if (rc)
+		reply_errno(r, rc, &e);
+	else
+		write(r, &row);
+}
+
 struct sandbox *api_sandbox(struct request *r)
 {
 	struct sandbox *s;

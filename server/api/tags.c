@@ -28,14 +28,7 @@ void api_write_tags(struct strbuf *b, const struct sandbox_row *row)
 
 void api_tags_get(struct request *r)
 {
-	struct sandbox_row row;
-	struct err e;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
-
-	if (rc)
-		reply_errno(r, rc, &e);
-	else
-		write_tags(r, &row);
+	api_reply_row(r, write_tags);
 }
 
 void api_tags_set(struct request *r)
