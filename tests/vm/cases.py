@@ -119,21 +119,6 @@ def private_kib(pid, guest_kib):
     return total
 
 
-@case("memory that the guest frees returns to the host")
-def balloon_returns_memory():
-    with Vmm() as vm:
-        vm.boot(memory_mib=512)
-        before = vm.info()["guest_memory"]["resident_kib"]
-        vm.sh("mount -t tmpfs -o size=300m tmpfs /mnt && head -c 251658240 /dev/urandom >/mnt/big")
-        full = vm.info()["guest_memory"]["resident_kib"]
-        assert full > before + 220 * 1024, (before, full)
-        vm.sh("rm /mnt/big")
-        wait_until(
-            "resident memory falls by 200 MiB",
-            lambda: vm.info()["guest_memory"]["resident_kib"] < full - 200 * 1024,
-        )
-
-
 # --- life and death ------------------------------------------------------------------
 
 

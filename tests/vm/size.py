@@ -2,6 +2,7 @@
 """Tests of Linux guests whose memory grows and shrinks while they run."""
 
 import os
+import time
 
 from suite import case, wait_until
 from vmm import Vmm
@@ -62,3 +63,66 @@ def the_rest_is_ballooned():
         size = vm.info()["memory"]
         print("plugged", size["plugged_mib"], "MiB, ballooned", size["ballooned_kib"] >> 10)
         assert abs(meminfo_mib(vm) - booted) <= 8, (meminfo_mib(vm), booted, size)
+
+
+def private_mib(vm):
+    """What the process has for itself, by the kernel's account."""
+    with open(f"/proc/{vm.process.pid}/smaps_rollup") as f:
+        return sum(int(line.split()[1]) for line in f if line.startswith("Private_")) >> 10
+
+
+def stored_mib(image):
+    return os.stat(image["ram"]).st_blocks >> 11
+
+
+TOUCHED_MIB = 1536
+
+
+class Freeing:
+    """A guest frees what it has touched."""
+
+    def __init__(self, vm):
+        self._vm = vm
+        self._free_mib = self._memory()[1]
+        begun = time.monotonic()
+        vm.sh("rm /mnt/*")
+        self._freed = time.monotonic()
+        self.removal_s = self._freed - begun
+
+    def _memory(self):
+        now = self._vm.info()["guest_memory"]
+        return now["resident_kib"] >> 10, now["free_kib"] >> 10
+
+    def _is_back(self):
+        resident, free = self._memory()
+        return resident < 256 and free - self._free_mib > TOUCHED_MIB - 128
+
+    def ends(self, name):
+        """The host has it again, and the next checkpoint, which is returned, has nothing of it."""
+        wait_until("memory is back", self._is_back)
+        print(f"{name}: removed in {self.removal_s:.1f} s, back {time.monotonic() - self._freed:.1f} s later, "
+              f"private {private_mib(self._vm)} MiB")
+        assert private_mib(self._vm) < 256, private_mib(self._vm)
+        image = self._vm.checkpoint(name)
+        assert stored_mib(image) < 256, stored_mib(image)
+        return image
+
+
+@case("1.5 GiB that a guest of 2 GiB touches and frees return to the host and leave the next checkpoint, also in a fork")
+def memory_returns():
+    with Vmm() as vm, Vmm() as fork:
+        vm.boot(memory_mib=2048)
+        vm.sh("echo max >/sys/fs/cgroup/sandbox/memory.max; mount -t tmpfs -o size=1600m tmpfs /mnt")
+        vm.sh("head -c 16777216 /dev/urandom >/mnt/16; for i in $(seq 95); do cat /mnt/16 >>/mnt/big; done")
+        assert private_mib(vm) > TOUCHED_MIB
+        full = vm.checkpoint("full")
+        assert stored_mib(full) > TOUCHED_MIB
+        # There the memory is the image's, and pages that are dropped show the image again.
+        fork.restore(full)
+        fork.renew()
+        both = Freeing(vm), Freeing(fork)
+        both[0].ends("freed")
+        again = both[1].ends("freed-by-fork")
+        fork.restore(again, op="rollback")
+        fork.renew()
+        assert fork.info()["guest_memory"]["resident_kib"] < 256 << 10
