@@ -28,6 +28,7 @@
 #include "guest-kernel/agent/freezer.h"
 #include "guest-kernel/agent/session.h"
 #include "guest-kernel/agent/users.h"
+#include "lib/proto.h"
 
 #define AGENT_VERSION "dormouse-agent 0.1.0"
 
@@ -46,6 +47,8 @@ struct agent {
 	bool ready;    /* late set-up is done (guest.h); requests wait for it */
 	int cgroup_fd; /* folder of the cgroup for spawned processes, -1 for none */
 	unsigned int connections;
+	bool has_generation;
+	uint8_t generation[PROTO_GENERATION_LEN]; /* of the last RENEW */
 };
 
 /* @test: as in struct agent. Return: 0 or -errno. */
@@ -56,6 +59,8 @@ void agent_fini(struct agent *a);
 int agent_default_user(struct agent *a, struct user *u, bool *is_sandbox);
 /* Wait until late set-up is done. Return: the cgroup's descriptor or -1. */
 int agent_wait_ready(struct agent *a);
+/* Return: whether it is another one than the last time, or the first. */
+bool agent_enter_generation(struct agent *a, const uint8_t generation[PROTO_GENERATION_LEN]);
 /* Late set-up is done. */
 void agent_set_ready(struct agent *a, int cgroup_fd);
 

@@ -121,6 +121,19 @@ static void put_failure(struct peer *p, const struct err *e)
 	proto_put_tlv_str(&p->out, PROTO_TAG_FAILURE, 0, e->msg);
 }
 
+bool agent_enter_generation(struct agent *a, const uint8_t generation[PROTO_GENERATION_LEN])
+{
+	bool is_new;
+
+	pthread_mutex_lock(&a->lock);
+	is_new =
+	    !a->has_generation || memcmp(a->generation, generation, sizeof(a->generation)) != 0;
+	a->has_generation = true;
+	memcpy(a->generation, generation, sizeof(a->generation));
+	pthread_mutex_unlock(&a->lock);
+	return is_new;
+}
+
 int renew_serve(struct agent *a, struct peer *p, uint64_t id, const struct request *r)
 {
 	struct err e;
@@ -134,7 +147,9 @@ int renew_serve(struct agent *a, struct peer *p, uint64_t id, const struct reque
 		put_failure(p, &e);
 	if (!a->test && r->hostname && set_hostname(r->hostname, &e))
 		put_failure(p, &e);
-	if (!a->test)
+	/* A server that was started again repeats what the last one may have said: those are ours.
+	 */
+	if (agent_enter_generation(a, r->generation) && !a->test)
 		net_forget_connections();
 	if (r->machine_id && set_machine_id(a, r->machine_id, &e))
 		put_failure(p, &e);

@@ -235,7 +235,7 @@ class Vmm:
 
     def renew(self, machine_id="", root_bytes=0):
         """What the server does first after a restore; the processes run from then on."""
-        self.guest("renew", "generation", machine_id, "sandbox", str(root_bytes))
+        self.guest("renew", self.info()["generation"][:15], machine_id, "sandbox", str(root_bytes))
 
     def guest(self, *argv, check=True):
         """Run vm-guest, for instance guest("exec", "uname", "-a"); returns its stdout."""

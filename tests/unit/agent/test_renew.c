@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "guest-kernel/agent/agent.h"
 #include "lib/fd.h"
 #include "tests/unit/agent/fixture.h"
 
@@ -73,6 +74,23 @@ Test(renew, the_machine_id_is_replaced_as_a_whole)
 	cr_expect_str_eq(text, NEW_ID "\n");
 	free(text);
 	agent_close(c);
+}
+
+/* After a restart of the server it is told again; connections must not end by that. */
+Test(renew, a_generation_is_new_once)
+{
+	static const uint8_t one[PROTO_GENERATION_LEN] = {1}, two[PROTO_GENERATION_LEN] = {2},
+			     zero[PROTO_GENERATION_LEN];
+	struct agent a;
+
+	ok(agent_init(&a, true));
+	cr_expect(agent_enter_generation(&a, zero));
+	cr_expect_not(agent_enter_generation(&a, zero));
+	cr_expect(agent_enter_generation(&a, one));
+	cr_expect(agent_enter_generation(&a, two));
+	cr_expect_not(agent_enter_generation(&a, two));
+	cr_expect(agent_enter_generation(&a, one));
+	agent_fini(&a);
 }
 
 Test(renew, what_is_not_asked_for_stays)
