@@ -11,6 +11,7 @@ import './files.mjs';
 import './hibernate.mjs';
 import './scale.mjs';
 import './mounts.mjs';
+import './network.mjs';
 import './checkpoints.mjs';
 import './patches.mjs';
 import './images.mjs';

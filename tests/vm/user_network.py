@@ -14,12 +14,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 from suite import case, wait_until
 from vmm import BUILD, Vmm
 
+CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+MS_REC_PRIVATE, MS_BIND = 0x44000, 0x1000
 PORT = 7000
 HOST4, HOST6, HOST_PRIVATE = "93.184.216.1", "2a00:1234::1", "192.168.7.1"
 INET4, INET6, INET_PRIVATE = "93.184.216.34", "2a00:1234::2", "192.168.7.2"
@@ -46,19 +49,39 @@ while True:
 """
 
 
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
 def ip(*lines):
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
-class World:
-    """The host and its internet; a context manager."""
+def call_libc(name, *arguments):
+    assert getattr(LIBC, name)(*arguments) == 0, f"{name}: {os.strerror(ctypes.get_errno())}"
 
-    def __init__(self):
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+
+def replace_file(path, text):
+    """For this process and those that it starts, with a mount that nobody else sees."""
+    with tempfile.NamedTemporaryFile("w") as f:
+        f.write(text)
+        f.flush()
+        call_libc("mount", f.name.encode(), os.path.realpath(path).encode(), None, ctypes.c_ulong(MS_BIND), None)
+
+
+class World:
+    """The host and its internet; a context manager.
+
+    server: the program of the internet, which says "ready"; files: {path: text}, what the host has instead of its own.
+    """
+
+    def __init__(self, server=SERVER, files={}):
+        call_libc("unshare", CLONE_NEWNET | CLONE_NEWNS)
+        call_libc("mount", None, b"/", None, ctypes.c_ulong(MS_REC_PRIVATE), None)
+        for path, text in files.items():
+            replace_file(path, text)
         # Of its own network namespace, which it says is there, and then waits for its addresses.
         self.internet = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", 'echo made; read go; exec "$@"', "sh", sys.executable, "-c", SERVER],
+            ["unshare", "--net", "sh", "-c", 'echo made; read go; exec "$@"', "sh", sys.executable, "-c", server],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.internet.stdout.readline() == "made\n"
         pid = self.internet.pid
