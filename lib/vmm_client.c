@@ -284,7 +284,7 @@ static void *reader_main(void *arg)
 
 /* --- calls ---------------------------------------------------------------------- */
 
-static int errno_of_name(const char *name)
+int vmm_errno(const char *name)
 {
 	for (int i = 1; name && i < 134; i++) {
 		const char *n = strerrorname_np(i);
@@ -304,7 +304,7 @@ static int answer_status(json_t *answer, struct err *e)
 		return 0;
 	error = json_object_get(answer, "error");
 	message = json_string_value(json_object_get(error, "message"));
-	return err_set(e, -errno_of_name(json_string_value(json_object_get(error, "code"))), "%s",
+	return err_set(e, -vmm_errno(json_string_value(json_object_get(error, "code"))), "%s",
 		       message ? message : "the VMM refused without a reason");
 }
 

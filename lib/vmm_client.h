@@ -90,6 +90,10 @@ int vmm_client_call_fd(struct vmm_client *c, json_t *request, int fd, int timeou
 int vmm_client_op(struct vmm_client *c, const char *op, int timeout_ms, json_t **answer,
 		  struct err *e);
 
+/* The number of "ENOSPC" and the like, as the VMM names what failed; EIO for NULL and unknown
+ * names. */
+int vmm_errno(const char *name);
+
 /* End the connection: calls in progress, on any thread, return -EPIPE. */
 void vmm_client_abort(struct vmm_client *c);
 

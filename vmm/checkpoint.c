@@ -145,9 +145,12 @@ static void tell(struct checkpoint *c)
 	json_int_t ram = c->result ? (json_int_t)c->result->stored_bytes : 0;
 
 	if (c->err.code) {
+		const char *code = strerrorname_np(-c->err.code);
+
 		log_error("checkpoint %s: %s", c->name, c->err.msg);
-		control_event(c->vm, json_pack("{sssssbss}", "event", "checkpoint", "name", c->name,
-					       "ok", 0, "error", c->err.msg));
+		control_event(c->vm,
+			      json_pack("{sssssbssss}", "event", "checkpoint", "name", c->name,
+					"ok", 0, "error", c->err.msg, "code", code ? code : "EIO"));
 		return;
 	}
 	control_event(c->vm, json_pack("{sssssbsIsIsI}", "event", "checkpoint", "name", c->name,

@@ -14,6 +14,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "lib/vmm_client.h"
 #include "server/manager/internal.h"
 
 #define RESTORE_MS    60000 /* the first pages of a cold image may be slow to come */
@@ -219,13 +220,14 @@ void vm_on_checkpoint(struct sandbox *s, json_t *event)
 {
 	const char *name = json_string_value(json_object_get(event, "name"));
 	const char *error = json_string_value(json_object_get(event, "error"));
+	const char *code = json_string_value(json_object_get(event, "code"));
 	struct vm_wait *w;
 
 	pthread_mutex_lock(&s->lock);
 	w = name ? *find_wait(s, name) : NULL;
 	if (w) {
 		w->done = true;
-		w->rc = json_is_true(json_object_get(event, "ok")) ? 0 : -EIO;
+		w->rc = json_is_true(json_object_get(event, "ok")) ? 0 : -vmm_errno(code);
 		w->ram_bytes = (uint64_t)json_integer_value(json_object_get(event, "ram_bytes"));
 		w->disk_bytes = (uint64_t)json_integer_value(json_object_get(event, "disk_bytes"));
 		snprintf(w->error, sizeof(w->error), "%s", error ? error : "no reason given");

@@ -141,8 +141,10 @@ def a_step_that_fails_is_named_and_leaves_nothing():
         s.request("POST", "/sandboxes", {"image": image(run("kill -9 $$"))}).expect(400, "signal 9")
         s.assert_nothing_left()
         # A machine without room is no mistake of the client's.
-        s.fault("checkpoint-write", "refuse ENOSPC")
-        s.request("POST", "/sandboxes", {"image": image(c.step("x"))}).expect(400, "keeping its result")
+        for point in "checkpoint", "checkpoint-write":
+            s.fault(point, "refuse ENOSPC")
+            full = s.request("POST", "/sandboxes", {"image": image(c.step("x"))}).expect(503, "step 1/1 (run): keeping its result").json()
+            assert full["retryable"] is True and "No space left" in full["error"], full
         s.assert_nothing_left()
         s.request("POST", "/store/gc")
         assert create(s, image(c.step("x"))).run("cat words")["stdout"] == "x\n"

@@ -544,6 +544,7 @@ static void a_full_disk(void)
 		e = expect_event(&source, "c", false);
 		check(strstr(text(e, "error"), "No space left on device"), "%s: %s", steps[i],
 		      text(e, "error"));
+		check(!strcmp(text(e, "code"), "ENOSPC"), "%s: %s", steps[i], text(e, "code"));
 		check(access(at("c.ram"), F_OK) && access(at("c.state"), F_OK), "%s", steps[i]);
 		run_on(&source, STEPS);
 		unsetenv("DORMOUSE_VMM_FAULT");
