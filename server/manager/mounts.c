@@ -44,7 +44,8 @@ static const char add_script[] = SCRIPT_COMMON
     "fi\n"
     "unset OC_RCLONE_CONFIG\n"
     "made=; [ -d \"$mp\" ] || { (umask 022; mkdir -p \"$mp\") || exit 43; made=1; }\n"
-    "setsid \"$@\" >\"$d/$n.log\" 2>&1 </dev/null &\n"
+    /* The umask is what rclone makes the modes of all files from. */
+    "(umask 022; exec setsid \"$@\") >\"$d/$n.log\" 2>&1 </dev/null &\n"
     "pid=$!; echo $pid >\"$d/$n.pid\"\n"
     "i=0\n"
     "while [ $i -lt ${OC_MOUNT_TRIES:-300} ]; do\n"

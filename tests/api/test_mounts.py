@@ -9,7 +9,7 @@ TOOLS = {
     "mountpoint": '[ -e "$2/.mounted" ]',
     "umount": 'rm "$1/.mounted"',
     "fusermount3": "exit 1",
-    "daemon": 'env >"$1/../env"; echo "$@" >"$1/../args"; touch "$1/.mounted"; exec sleep 1000',
+    "daemon": 'umask >"$1/../umask"; env >"$1/../env"; echo "$@" >"$1/../args"; touch "$1/.mounted"; exec sleep 1000',
     "forks": 'touch "$1/.mounted"; exit 0',
     "fails": 'echo "no such bucket" >&2; exit 3',
     "never": "echo still trying; exec sleep 1000",
@@ -78,6 +78,7 @@ def a_command_mounts_and_secrets_are_nowhere():
                  "command": ["daemon", "{mountpoint}", "x{path}y", "$HOME;#"], "env": env}
         assert added == entry and m.list() == [entry]
         assert m.file("args") == f"{m.place} x{m.place}y $HOME;#\n"
+        assert m.file("umask") == "0022\n"
         for line in ("PLAIN=a'b \"c\" $d\n2\n", "TOKEN=hush\n", "OC_MOUNT_READONLY=1\n"):
             assert line in m.file("env"), line
         m.add("daemon", "{mountpoint}").expect(409)
