@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -15,7 +16,7 @@ CLI = os.environ.get("DORMOUSE", os.path.join(harness.TOP, "build/dormouse"))
 def start(server, *arguments, **more):
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("DORMOUSE_", "OPENCOMPUTER_"))}
     return subprocess.Popen([CLI, *arguments], stdin=more.pop("stdin", subprocess.DEVNULL), stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env={**keep, "DORMOUSE_URL": f"unix:{server.socket}", **more})
+                            stderr=more.pop("stderr", subprocess.PIPE), env={**keep, "DORMOUSE_URL": f"unix:{server.socket}", **more})
 
 
 def cli(server, *arguments, code=0, **more):
@@ -72,6 +73,34 @@ def images_and_snapshots_from_the_command_line():
         assert b"line 1" in cli(s, "image", "build", "-", stdin=open(s.folder + "/keys"), code=1)[1]
         for wrong in ["image"], ["image", "build"], ["image", "x"], ["snapshot", "create", "n"], ["snapshot", "ls", "x"]:
             cli(s, *wrong, code=2)
+
+
+@test
+def a_build_on_a_terminal_has_a_line_that_says_how_far_it_is():
+    with Server() as s:
+        body = {"steps": [{"type": "run", "args": {"commands": [f"while [ ! -e {s.folder}/go ]; do sleep 0.02; done; echo out"]}}]}
+        path = s.folder + "/image.json"
+        with open(path, "w") as f:
+            json.dump(body, f)
+        ours, theirs = os.openpty()
+        process = start(s, "image", "build", path, stderr=theirs)
+        os.close(theirs)
+        seen = b""
+
+        # It stands at the bottom while the step runs, and gives way to lines of the log.
+        while not re.search(rb"Step 1/1: [^\r]*, [0-9]+ s$", seen):
+            seen += os.read(ours, 4096)
+        assert b"\r\nStep 1/1: run while" in seen.replace(b"\x1b[K", b""), seen
+        open(f"{s.folder}/go", "w").close()
+        process.communicate(timeout=60)
+        try:
+            while more := os.read(ours, 4096):
+                seen += more
+        except OSError:  # the other side is closed
+            pass
+        os.close(ours)
+        assert process.returncode == 0 and seen.count(b"\r\x1b[Kout\r\nStep 1/1: run while") == 1, seen
+        assert seen.endswith(b"\r\x1b[K"), seen
 
 
 @test

@@ -84,8 +84,14 @@ static void on_event(void *ctx, const char *event, const json_t *data)
 static int sink(void *ctx, const void *data, size_t len)
 {
 	struct build *b = ctx;
+	int rc = events_feed(&b->events, data, len);
 
-	return events_feed(&b->events, data, len);
+	/* Something comes every 15 s, if only a comment: the time goes on. */
+	if (!rc && b->shown) {
+		hide_progress(b);
+		show_progress(b);
+	}
+	return rc;
 }
 
 static int judge(struct cli *c, struct build *b)
