@@ -131,9 +131,10 @@ def a_step_that_fails_is_named_and_leaves_nothing():
         s.request("POST", "/sandboxes", {"image": bad}).expect(400, "step 2/3 (run): exit code 7", "the reason")
         assert c.ran() == ["a", "b"]
         s.assert_nothing_left()
-        kind, data = stream(s, "/sandboxes", {"image": bad})[-1]
-        assert kind == "error" and "step 2/3 (run): exit code 7" in data["error"], data
-        assert c.ran() == ["a", "b", "b"], "the steps before it were good"
+        for path, body in ("/sandboxes", {}), ("/snapshots", {"name": "n"}):
+            kind, data = stream(s, path, {"image": bad, **body})[-1]
+            assert kind == "error" and "step 2/3 (run): exit code 7" in data["error"], data
+        assert c.ran() == ["a", "b", "b", "b"], "the steps before it were good"
         s.request("POST", "/snapshots", {"name": "n", "image": bad}).expect(500, "step 2/3")
         assert s.request("GET", "/snapshots/n").expect(200).json()["status"] == "failed"
         s.request("POST", "/sandboxes", {"snapshot": "n"}).expect(400, "has failed", "step 2/3")
@@ -170,6 +171,9 @@ def manifests_are_checked_before_anything_is_built():
         refused([{"type": "add_dir", "args": {"path": "/d", "files": [{"relativePath": "../a", "content": ""}]}}], "step 1", "../a")
         refused([{"type": "add_file", "args": {"path": "/a", "content": "!", "encoding": "base64"}}], "not base64")
         refused("no", "steps")
+        refused([run("true"), {"type": "add_dir", "args": {"path": "/d", "files": [{"relativePath": "/a", "content": ""}]}}], "step 2", "/a")
+        refused([{"type": "add_file", "args": {"path": "/a", "content": "QUJD" * (17 << 20), "encoding": "base64"}}],
+                "step 1: add_file: more than 50 MB")
         for body in {"image": 5}, {"image": {"base": "none"}}, {"image": {}, "snapshot": "x"}, {"snapshot": 5}, \
                 {"image": {"builderMemoryMB": 1 << 20}}, {"image": {}, "memoryMB": 1}:
             s.request("POST", "/sandboxes", body).expect(400)

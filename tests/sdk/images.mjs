@@ -31,12 +31,12 @@ function tar(files) {
 }
 
 /** A Debian package: an ar of two tars. */
-function deb(control, files) {
+function deb(control, files, scripts = []) {
 	const member = (name, data) => Buffer.concat([
 		Buffer.from(`${name.padEnd(16)}${'0'.padEnd(12)}${'0'.padEnd(6)}${'0'.padEnd(6)}${'100644'.padEnd(8)}${String(data.length).padEnd(10)}\`\n`),
 		data, Buffer.alloc(data.length % 2, '\n')]);
 	return Buffer.concat([Buffer.from('!<arch>\n'), member('debian-binary', Buffer.from('2.0\n')),
-		member('control.tar', tar([['control', control, 0o644]])), member('data.tar', tar(files))]);
+		member('control.tar', tar([['control', control, 0o644], ...scripts])), member('data.tar', tar(files))]);
 }
 
 function crc32(data) {
@@ -83,7 +83,12 @@ function zip(files) {
 const CONTROL = 'Package: dm-hello\nVersion: 1.0\nArchitecture: all\nMaintainer: N <n@example.org>\nDescription: says hello\n';
 const DEB = deb(CONTROL, [['usr', undefined, 0o755], ['usr/bin', undefined, 0o755],
 	['usr/bin/dm-hello', '#!/bin/sh\necho hello from a package\n', 0o755]]);
-const PACKAGES = `${CONTROL}Filename: ./hello.deb\nSize: ${DEB.length}\nSHA256: ${createHash('sha256').update(DEB).digest('hex')}\n`;
+// One that cannot be set up, when the other already is.
+const BROKEN_CONTROL = CONTROL.replace('dm-hello', 'dm-broken') + 'Depends: dm-hello\n';
+const BROKEN_DEB = deb(BROKEN_CONTROL, [['usr', undefined, 0o755]], [['postinst', '#!/bin/sh\necho it cannot be set up >&2\nexit 9\n', 0o755]]);
+const listed = (control, file, data) =>
+	`${control}Filename: ./${file}\nSize: ${data.length}\nSHA256: ${createHash('sha256').update(data).digest('hex')}\n\n`;
+const PACKAGES = listed(CONTROL, 'hello.deb', DEB) + listed(BROKEN_CONTROL, 'broken.deb', BROKEN_DEB);
 const INFO = 'dm_hello-1.0.dist-info';
 const WHEEL = zip([['dm_hello.py', "TEXT = 'hello from a wheel'\n"],
 	[`${INFO}/METADATA`, 'Metadata-Version: 2.1\nName: dm-hello\nVersion: 1.0\n'],
@@ -97,6 +102,7 @@ function local() {
 	mkdirSync(join(dir, 'tree/sub'), { recursive: true });
 	mkdirSync(join(dir, 'packages'));
 	writeFileSync(join(dir, 'packages/hello.deb'), DEB);
+	writeFileSync(join(dir, 'packages/broken.deb'), BROKEN_DEB);
 	writeFileSync(join(dir, 'packages/Packages'), PACKAGES);
 	writeFileSync(join(dir, 'packages/dm_hello-1.0-py3-none-any.whl'), WHEEL);
 	writeFileSync(join(dir, 'binary'), BINARY);
@@ -112,14 +118,13 @@ async function build(image, opts = {}) {
 }
 
 const dir = local();
-const packages = Image.base()
+const source = Image.base()
 	.builderMemory(1024)
 	.addLocalDir(join(dir, 'packages'), '/opt/packages')
 	.addFile('/etc/apt/sources.list', 'deb [trusted=yes] file:///opt/packages ./\n')
 	.addFile('/etc/pip.conf', '[global]\nno-index = true\nfind-links = /opt/packages\n')
-	.runCommands('sudo rm -rf /etc/apt/sources.list.d')
-	.aptInstall(['dm-hello'])
-	.pipInstall(['dm-hello']);
+	.runCommands('sudo rm -rf /etc/apt/sources.list.d');
+const packages = source.aptInstall(['dm-hello']).pipInstall(['dm-hello']);
 const image = Image.base()
 	.builderMemory(1024)
 	.env({ QUOTED, PROJECT: '/srv/project' })
@@ -132,10 +137,15 @@ rmSync(dir, { recursive: true });
 const changed = new Image({ ...image.toJSON(), steps: [...image.toJSON().steps.slice(0, -1),
 	{ type: 'run', args: { commands: ['echo other >who'] } }] });
 
-check('9.1 packages of the distribution and of Python are installed', async () => {
+check('9.1 packages of the distribution and of Python are installed, whole or not at all', async () => {
+	// Half-way: one package is there when the other fails. The next build begins before either.
+	await assert.rejects(build(source.aptInstall(['dm-broken'])),
+		/Build failed: step 5\/5 \(apt_install\): exit code 100: .*it cannot be set up.*dm-broken/s);
 	const { sandbox, logs, steps } = await build(packages);
-	assert.equal(steps.length, 6, logs.join('\n'));
-	assert.ok(logs.some((line) => line.includes('Setting up dm-hello')), logs.join('\n'));
+	assert.deepEqual(steps, ['Step 5/6 completed', 'Step 6/6 completed'], logs.join('\n'));
+	for (const what of ['Unpacking dm-hello', 'Setting up dm-hello'])
+		assert.ok(logs.some((line) => line.includes(what)), logs.join('\n'));
+	assert.equal(await sh(sandbox, 'dpkg-query -W -f \'${Package} ${Status}\\n\' "dm-*"'), 'dm-hello install ok installed\n');
 	assert.equal(await sh(sandbox, 'dm-hello; python3 -c "import dm_hello; print(dm_hello.TEXT)"'), 'hello from a package\nhello from a wheel\n');
 	await kill(sandbox);
 }, { timeout: 600_000 }); // apt and pip are slow in an emulated guest, each has 300 s
