@@ -371,7 +371,9 @@ static int install(struct output *o, const struct build_at *at, const struct ste
 
 	if (step->type == STEP_APT_INSTALL)
 		return run_script(o, at,
-				  "apt-get -q update && apt-get -q -y install -- \"$@\" && "
+				  "apt-get -q update && "
+				  /* On a terminal of its own dpkg would draw how far it reads. */
+				  "apt-get -q -y -o Dpkg::Use-Pty=0 install -- \"$@\" && "
 				  "apt-get -q clean",
 				  apt_env, packages, NULL, why);
 	return run_script(o, at, "exec python3 -m pip install --no-cache-dir -- \"$@\"", pip_env,
