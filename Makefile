@@ -265,7 +265,7 @@ $(B)/test/vm-witness: $(B)/static/tests/vm/witness.o
 	@mkdir -p $(@D)
 	$(CC) -static -o $@ $^
 
-$(B)/test/bench-spawn: $(B)/static/tests/bench/spawn.o
+$(B)/test/bench-%: $(B)/static/tests/bench/%.o
 	@mkdir -p $(@D)
 	$(CC) -static -o $@ $^
 
@@ -278,7 +278,7 @@ lab: $(B)/test/lab-ring0
 	@tests/run tap lab tests/lab/run
 vm: $(PROGRAMS) $(addprefix $(B)/test/,vm-guest vm-witness kvm-time) $(B)/guests/timer.elf
 	@tests/run tap vm tests/vm/run
-bench-lab: $(PROGRAMS) $(B)/test/bench-spawn
+bench-lab: $(PROGRAMS) $(addprefix $(B)/test/,vm-guest bench-spawn bench-connect)
 	@rc=0; for b in boot travel exec net; do tests/bench/$$b || rc=1; done; exit $$rc
 
 # --- the server, under ASan and UBSan, with a stand-in for the VMM (tests/api/fake-vmm) ---

@@ -22,6 +22,16 @@ GATEWAY6 = "fd00:6f63::2"
 PORT = 7777
 
 
+def open_tap(name):
+    """A tap device with the addresses of the guest's gateway, in this network namespace: its descriptor. It ends with it."""
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
+    for command in (f"addr add {GATEWAY}/24", f"-6 addr add {GATEWAY6}/64"):
+        subprocess.run(["ip", *command.split(), "dev", name, *(["nodad"] if "-6" in command else [])], check=True)
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    return fd
+
+
 @contextlib.contextmanager
 def tap(name="tapdm0"):
     """A tap device with the addresses of the guest's gateway; yields its descriptor.
@@ -30,12 +40,8 @@ def tap(name="tapdm0"):
     """
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    fd = os.open("/dev/net/tun", os.O_RDWR)
+    fd = open_tap(name)
     try:
-        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR))
-        for command in (f"addr add {GATEWAY}/24", f"-6 addr add {GATEWAY6}/64"):
-            subprocess.run(["ip", *command.split(), "dev", name, *(["nodad"] if "-6" in command else [])], check=True)
-        subprocess.run(["ip", "link", "set", name, "up"], check=True)
         yield fd
     finally:
         os.close(fd)

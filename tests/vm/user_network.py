@@ -52,8 +52,10 @@ while True:
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def ip(*lines):
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+def ip(*lines, netns=None):
+    """Commands of ip(8), here or in the network namespace of a process."""
+    inside = ["nsenter", f"--net=/proc/{netns}/ns/net"] if netns else []
+    subprocess.run([*inside, "ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
 def call_libc(name, *arguments):
@@ -89,9 +91,8 @@ class World:
            f"addr add {HOST_PRIVATE}/24 dev wire", f"addr add {HOST6}/64 dev wire nodad", "link set wire up",
            f"route add default via {INET4}")
         addresses = (f"{INET4}/24", f"{INET_PRIVATE}/24", "10.9.9.9/32", f"{INET6}/64")
-        inside = "link set lo up\nlink set wire up\n" + "".join(f"addr add {a} dev wire\n" for a in addresses)
-        inside = inside.replace("/64 dev wire", "/64 dev wire nodad")
-        subprocess.run(["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-batch", "-"], input=inside, text=True, check=True)
+        inside = [f"addr add {a} dev wire{' nodad' if ':' in a else ''}" for a in addresses]
+        ip("link set lo up", "link set wire up", *inside, netns=pid)
         self.internet.stdin.write("go\n")
         self.internet.stdin.flush()
         assert self.internet.stdout.readline() == "ready\n"
