@@ -18,6 +18,7 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/checkpoint_int.h"
+#include "server/manager/cpu_limit.h"
 #include "server/manager/gc.h"
 #include "server/manager/scale.h"
 #include "server/manager/snapshot.h"
@@ -220,6 +221,7 @@ static int adopt(struct sandbox *s, struct err *e)
 		return rc;
 	}
 	scale_adopted(s);
+	scale_cpu(s);
 	if (paused || restored)
 		finish_adoption_later(s);
 	return 0;
@@ -327,6 +329,7 @@ int recover(struct manager *m, struct err *e)
 	if (rc)
 		return rc;
 	kill_stray_vmms(m);
+	cpu_limit_sweep(m->config->cgroup);
 	remove_leftover_dirs(m);
 	gc_kick(m);
 	return 0;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scaling (section 12).
 import assert from 'node:assert/strict';
+import { fileURLToPath } from 'node:url';
 import { ScalingLockedError } from './client.mjs';
-import { check, create, kill, request, sh, shared, sleep, UNKNOWN } from './support.mjs';
+import { check, create, kill, onHost, onHostOnly, request, sh, shared, sleep, UNKNOWN } from './support.mjs';
 
 const totalMB = async (sandbox) => Number((await sh(sandbox, "free -m | awk '/^Mem/ {print $2}'")).trim());
 
@@ -59,3 +60,9 @@ check('12 autoscale and the lock', async () => {
 	assert.equal((await sandbox.setScalingLock(false)).locked, false);
 	assert.deepEqual(await sandbox.getAutoscale(), off);
 });
+
+// With a daemon of its own, which begins in a cgroup that was given to it, and is killed.
+check('12 cpuPercent holds in a cgroup of the process, as long as there is one', async () => {
+	const script = fileURLToPath(new URL('limits.py', import.meta.url));
+	assert.match(await onHost('/usr/bin/python3', '-B', script, '/var/tmp'), /limits: ok\n$/);
+}, onHostOnly);
