@@ -87,9 +87,11 @@ help:
 ## make lab        does the lab notice its own death, and keep output apart and complete
 ## make api         the server's API natively, with a stand-in for the VMM
 ## make vm         Linux guests (in the lab where there is no hardware KVM)
+## make archive    packages of the real archive in an image, if it can be reached
 ## make sdk        the published npm client against the server
 ## make bench      times of fork, checkpoint, rollback, wake against their promises, with a picture
-## make bench-lab  Linux guests: boot, create and wake beside QEMU microvm, commands beside posix_spawn
+## make bench-lab  Linux guests: boot, create and wake beside QEMU microvm, commands beside posix_spawn,
+##                 creates from an image beside plain ones
 ## make lint       clang-format, clang-tidy, shellcheck, pyflakes, the rule which folder may include which
 ## make clean      remove build/ (the caches outside the checkout stay)
 
@@ -273,13 +275,16 @@ $(B)/test/vm-guest: $(B)/obj/tests/vm/guest.o $(call arch,obj,lib)
 	@mkdir -p $(@D)
 	$(CC) $(LDREL) -o $@ $^ -lpthread
 
-.PHONY: lab vm bench-lab
+.PHONY: lab vm archive bench-lab
 lab: $(B)/test/lab-ring0
 	@tests/run tap lab tests/lab/run
 vm: $(PROGRAMS) $(addprefix $(B)/test/,vm-guest vm-witness kvm-time) $(B)/guests/timer.elf
 	@tests/run tap vm tests/vm/run
+# What needs the outside network: skipped where there is none.
+archive: $(PROGRAMS) server-artifacts
+	@tests/run tap archive tests/archive/run
 bench-lab: $(PROGRAMS) $(addprefix $(B)/test/,vm-guest bench-spawn bench-connect)
-	@rc=0; for b in boot travel exec net; do tests/bench/$$b || rc=1; done; exit $$rc
+	@rc=0; for b in boot travel exec images net; do tests/bench/$$b || rc=1; done; exit $$rc
 
 # --- the server, under ASan and UBSan, with a stand-in for the VMM (tests/api/fake-vmm) ---
 .PHONY: api
@@ -322,7 +327,7 @@ demo:
 	@tests/demo/run
 # In this order: what is quick and close to the cause first.
 test:
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-12} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api load race wrapper lab sdk+vm
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-12} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api load race wrapper lab sdk+vm,archive
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)
