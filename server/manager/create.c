@@ -168,7 +168,9 @@ static int set_origin(struct manager *m, struct sandbox_row *row, const struct s
 		return err_set(e, -ENOMEM, "out of memory");
 	}
 	if (c && c->full)
-		row->scaled_mib = c->scaled_mib;
+		row->scaled_mib = o->grow_mib ? o->grow_mib : c->scaled_mib;
+	if (row->scaled_mib == row->memory_mib)
+		row->scaled_mib = 0;
 	if (from && !from->is_template) {
 		snprintf(row->from_checkpoint, sizeof(row->from_checkpoint), "%s", from->id);
 		snprintf(row->current_checkpoint, sizeof(row->current_checkpoint), "%s", from->id);
@@ -300,6 +302,8 @@ static int start_guest(struct sandbox *s, const struct sandbox_origin *o, struct
 		return rc;
 	if (o->checkpoint && o->checkpoint->full) {
 		rc = restore(s, &disk, o->checkpoint, e);
+		if (!rc && o->grow_mib)
+			rc = scale_forked(s, e);
 	} else {
 		rc = vm_boot(s, &disk, e);
 		if (!rc)
@@ -478,16 +482,20 @@ static int boot_image(struct manager *m, const struct sandbox_spec *spec,
 
 /* It could not go on from memory, as *@e says, and that will not pass: boot the disk. */
 static int boot_disk(struct manager *m, const struct sandbox_spec *spec,
-		     const struct checkpoint_row *c, struct sandbox **out, struct err *e)
+		     const struct checkpoint_row *c, int64_t grow_mib, struct sandbox **out,
+		     struct err *e)
 {
 	struct checkpoint_row disk = *c;
 	struct sandbox_origin origin = {.checkpoint = &disk};
+	struct sandbox_spec sized = *spec;
 	struct err why = *e;
 	int rc;
 
 	log_warn("a fork of checkpoint %s boots from its disk: %s", c->id, e->msg);
 	disk.full = false;
-	rc = create_once(m, spec, &origin, out, e);
+	if (grow_mib)
+		sized.memory_mib = grow_mib;
+	rc = create_once(m, &sized, &origin, out, e);
 	if (!rc)
 		snprintf((*out)->cold_reason, sizeof((*out)->cold_reason),
 			 "its memory cannot be used: %.160s", why.msg);
@@ -510,7 +518,7 @@ int sandbox_create_from(struct manager *m, const struct sandbox_spec *spec,
 	if (rc && c && c->is_template && !manager_interrupted(m))
 		rc = boot_image(m, spec, origin, rc, out, e);
 	else if (rc && c && c->full && !lifecycle_passes(rc) && !manager_interrupted(m))
-		rc = boot_disk(m, spec, c, out, e);
+		rc = boot_disk(m, spec, c, origin->grow_mib, out, e);
 	operation_done(&m->ops[forked ? OP_FORK : OP_CREATE], begun_ns, rc != 0);
 	pool_refill(m);
 	if (rc) {

@@ -208,6 +208,8 @@ struct sandbox_origin {
 	 * Its disk is what boots if the template cannot be used, and the sandbox is a fork of it.
 	 */
 	const struct checkpoint_row *image;
+	/* What a fork of memory grows to, once it is there; 0: it stays as it was captured. */
+	int64_t grow_mib;
 };
 
 /**

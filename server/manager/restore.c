@@ -179,11 +179,12 @@ static int fork_pinned(struct manager *m, struct checkpoint_row *c, const struct
 		       struct sandbox **out, struct err *e)
 {
 	const int64_t memory = c->scaled_mib ? c->scaled_mib : c->memory_mib;
+	const int64_t asked = (f->memory_mib + 1) & ~1LL; /* the VMM takes even sizes */
 	struct sandbox_spec spec = {
 	    .template = c->template,
 	    .alias = f->alias,
 	    .cpus = f->cpus ? f->cpus : c->cpus,
-	    .memory_mib = f->memory_mib > memory ? f->memory_mib : memory,
+	    .memory_mib = asked > memory ? asked : memory,
 	    .disk_mib = c->disk_mib,
 	    .timeout_s = f->timeout_s,
 	    .port = c->port,
@@ -194,18 +195,24 @@ static int fork_pinned(struct manager *m, struct checkpoint_row *c, const struct
 	    .workdir = c->workdir,
 	};
 	struct sandbox_origin origin = {.checkpoint = c};
-	int rc = -ENOMEM;
+	int rc = sandbox_check_spec(m, &spec, e);
 
-	/* Memory has the machine's shape: another one begins with its disk. */
-	c->full &= spec.cpus == c->cpus && spec.memory_mib == memory;
+	/* Memory has the machine's shape, which can only grow: another one begins with its disk. */
+	c->full &= spec.cpus == c->cpus;
+	if (c->full && spec.memory_mib > memory)
+		origin.grow_mib = spec.memory_mib;
 	if (c->full)
 		spec.memory_mib = c->memory_mib;
+	if (rc)
+		goto out;
+	rc = -ENOMEM;
 	if (spec.envs && spec.metadata && checkpoint_is_image(c))
 		rc = sandbox_create_of_image(m, &spec, c, out, e);
 	else if (spec.envs && spec.metadata)
 		rc = sandbox_create_from(m, &spec, &origin, out, e);
 	else
 		err_set(e, rc, "out of memory");
+out:
 	json_decref(spec.envs);
 	json_decref(spec.metadata);
 	return rc;

@@ -408,6 +408,13 @@ void scale_after_boot(struct sandbox *s)
 			 (long long)s->row.memory_mib, e.msg);
 }
 
+int scale_forked(struct sandbox *s, struct err *e)
+{
+	bool reached;
+
+	return resize(s, sandbox_row_memory(&s->row), &reached, e);
+}
+
 void scale_adopted(struct sandbox *s)
 {
 	int64_t mib = sandbox_row_memory(&s->row);

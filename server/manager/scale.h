@@ -56,6 +56,9 @@ int sandbox_memory_use(struct manager *m, const char *id, struct memory_use *out
 
 /* Its guest has booted: with what the row says of the boot. Under `lifecycle`. */
 void scale_after_boot(struct sandbox *s);
+/* A fork goes on from memory: it gets what its row says beyond that. Return: 0 or -errno, when its
+ * memory cannot grow. */
+int scale_forked(struct sandbox *s, struct err *e);
 /* A daemon that was killed may have recorded a size and not asked for it yet. Waits for no guest.
  */
 void scale_adopted(struct sandbox *s);

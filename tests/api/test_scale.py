@@ -2,7 +2,7 @@
 """Scaling (api.md 12)."""
 import os
 
-from harness import Server, test, wait_for
+from harness import Sandbox, Server, test, wait_for
 
 # In place of the guest's /proc/meminfo: a file in its home.
 GUEST = {"DORMOUSE_GUEST_MEMINFO": "meminfo"}
@@ -69,7 +69,17 @@ def a_size_is_kept_by_hibernation_boots_checkpoints_and_forks():
         fork = s.request("POST", f"/api/sandboxes/from-checkpoint/{cp['id']}", {}).expect(201).json()
         assert fork["memoryMB"] == 2048 and "coldBoot" not in fork, fork
         with_more = s.request("POST", f"/api/sandboxes/from-checkpoint/{cp['id']}", {"memoryMB": 3072}).expect(201).json()
-        assert with_more["memoryMB"] == 3072
+        assert with_more["memoryMB"] == 3072 and "coldBoot" not in with_more, with_more
+        grown = Sandbox(s, with_more["sandboxID"])
+        assert size(grown) == 3072 and grown.control("info")["restored"]
+        grown.request("POST", "/power-cycle").expect(204)
+        assert size(grown) == 3072 and grown.info()["memoryMB"] == 3072
+        s.request("POST", f"/api/sandboxes/from-checkpoint/{cp['id']}", {"memoryMB": 1 << 20}).expect(400, "memoryMB")
+        # What cannot grow, an older machine perhaps, boots with it.
+        s.fault("memory", "refuse ENOTSUP")
+        cold = s.request("POST", f"/api/sandboxes/from-checkpoint/{cp['id']}", {"memoryMB": 3073}).expect(201).json()
+        assert cold["memoryMB"] == 3074 and cold["coldBoot"] is True and "cannot be scaled" in cold["message"], cold
+        assert size(Sandbox(s, cold["sandboxID"])) == 3074
         # A hibernated one is woken.
         use(b, 200, 2024)
         b.request("POST", "/hibernate").expect(200)

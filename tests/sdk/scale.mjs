@@ -2,8 +2,8 @@
 // Scaling (section 12).
 import assert from 'node:assert/strict';
 import { fileURLToPath } from 'node:url';
-import { ScalingLockedError } from './client.mjs';
-import { check, create, kill, onHost, onHostOnly, request, sh, shared, sleep, UNKNOWN } from './support.mjs';
+import { Sandbox, ScalingLockedError } from './client.mjs';
+import { check, create, kill, onHost, onHostOnly, request, sh, shared, sleep, take, UNKNOWN } from './support.mjs';
 
 const totalMB = async (sandbox) => Number((await sh(sandbox, "free -m | awk '/^Mem/ {print $2}'")).trim());
 
@@ -32,6 +32,18 @@ check('12 memory grows and shrinks while it runs, and is kept by hibernation and
 	assert.equal((await request('GET', `/api/sandboxes/${sandbox.sandboxId}`)).json.memoryMB, 2048);
 	assert.equal((await sandbox.scale({ memoryMB: 768 })).memoryMB, 768);
 	await total(sandbox, 500, 767);
+	// A fork that asks for more goes on, and gets it; a boot would have no such process.
+	await sh(sandbox, 'sleep 12345 >/dev/null 2>&1 &');
+	const { id } = await take(sandbox, 'small');
+	const answer = await request('POST', `/api/sandboxes/from-checkpoint/${id}`, { body: { memoryMB: 2048 } });
+	assert.deepEqual([answer.status, answer.json.memoryMB, answer.json.coldBoot], [201, 2048, undefined], answer.text);
+	const forked = await Sandbox.connect(answer.json.sandboxID);
+	try {
+		await total(forked, 1850, 2048);
+		assert.equal(await sh(forked, 'pgrep -fc "sleep [1]2345"'), '1\n');
+	} finally {
+		await forked.kill();
+	}
 	await kill(sandbox);
 });
 
