@@ -116,30 +116,22 @@ static int report(struct device *d, const struct virtq_chain *c)
 	return 0;
 }
 
-static void balloon_notify(struct device *d, unsigned int queue)
+static bool serve(struct device *d, unsigned int queue, const struct virtq_chain *c)
 {
 	struct virtq *q = &d->queues[queue].q;
-	struct virtq_chain c;
-	enum virtq_status s;
 	int rc = 0;
 
-	do {
-		while ((s = virtq_pop(q, &c)) == VIRTQ_OK) {
-			if (queue == INFLATE)
-				rc = inflate(d, q, &c);
-			else if (queue == REPORTING)
-				rc = report(d, &c);
-			/* Deflate: the pages come back by being touched. */
-			if (rc < 0 || virtq_push(q, c.head, 0) != VIRTQ_OK) {
-				device_break(d, "a malformed request");
-				return;
-			}
-			d->stats.requests++;
-		}
-	} while (s == VIRTQ_EMPTY && virtq_enable_notify(q));
-	if (s == VIRTQ_BROKEN)
-		device_break(d, "a malformed descriptor chain");
-	device_signal_used(d, queue);
+	if (queue == INFLATE)
+		rc = inflate(d, q, c);
+	else if (queue == REPORTING)
+		rc = report(d, c);
+	/* Deflate: the pages come back by being touched. */
+	return rc >= 0 && virtq_push(q, c->head, 0) == VIRTQ_OK;
+}
+
+static void balloon_notify(struct device *d, unsigned int queue)
+{
+	device_serve_all(d, queue, serve);
 }
 
 void device_balloon_set_target(struct device *d, uint32_t pages)

@@ -211,8 +211,9 @@ static uint16_t handle(struct device *d, const struct mem_req *r, uint16_t *stat
 }
 
 /* Return: false if the chain is no request */
-static bool serve(struct device *d, struct virtq *q, const struct virtq_chain *c)
+static bool serve(struct device *d, unsigned int queue, const struct virtq_chain *c)
 {
+	struct virtq *q = &d->queues[queue].q;
 	uint16_t resp[RESP_BYTES / 2] = {0};
 	struct mem_req r;
 
@@ -225,22 +226,7 @@ static bool serve(struct device *d, struct virtq *q, const struct virtq_chain *c
 
 static void mem_notify(struct device *d, unsigned int queue)
 {
-	struct virtq *q = &d->queues[queue].q;
-	struct virtq_chain c;
-	enum virtq_status s;
-
-	do {
-		while ((s = virtq_pop(q, &c)) == VIRTQ_OK) {
-			if (!serve(d, q, &c)) {
-				device_break(d, "a malformed request");
-				return;
-			}
-			d->stats.requests++;
-		}
-	} while (s == VIRTQ_EMPTY && virtq_enable_notify(q));
-	if (s == VIRTQ_BROKEN)
-		device_break(d, "a malformed descriptor chain");
-	device_signal_used(d, queue);
+	device_serve_all(d, queue, serve);
 }
 
 static void update(struct device *d, uint64_t *field, uint64_t bytes)

@@ -13,37 +13,26 @@ static int rng_init(struct device *d, const struct device_config *c, struct err 
 	return 0;
 }
 
-static void rng_notify(struct device *d, unsigned int queue)
+static bool rng_serve(struct device *d, unsigned int queue, const struct virtq_chain *c)
 {
 	struct virtq *q = &d->queues[queue].q;
-	struct virtq_chain c;
-	enum virtq_status s;
 	uint8_t bytes[RNG_MAX_BYTES];
+	uint32_t len =
+	    c->in_bytes < sizeof(bytes) ? (uint32_t)c->in_bytes : (uint32_t)sizeof(bytes);
+	ssize_t got = getrandom(bytes, len, GRND_NONBLOCK);
 
-	do {
-		while ((s = virtq_pop(q, &c)) == VIRTQ_OK) {
-			uint32_t len = c.in_bytes < sizeof(bytes) ? (uint32_t)c.in_bytes
-								  : (uint32_t)sizeof(bytes);
-			ssize_t got = getrandom(bytes, len, GRND_NONBLOCK);
+	if (c->n_out || !len)
+		return false;
+	/* Before the host's pool is ready there is nothing to give. */
+	len = got < 0 ? 0 : (uint32_t)got;
+	d->stats.in_bytes += len;
+	return virtq_chain_write(q, c, 0, bytes, len) >= 0 &&
+	       virtq_push(q, c->head, len) == VIRTQ_OK;
+}
 
-			if (c.n_out || !len) {
-				device_break(d, "a request without a writable buffer");
-				return;
-			}
-			/* Before the host's pool is ready there is nothing to give. */
-			len = got < 0 ? 0 : (uint32_t)got;
-			if (virtq_chain_write(q, &c, 0, bytes, len) < 0 ||
-			    virtq_push(q, c.head, len) != VIRTQ_OK) {
-				device_break(d, "the used ring");
-				return;
-			}
-			d->stats.requests++;
-			d->stats.in_bytes += len;
-		}
-	} while (s == VIRTQ_EMPTY && virtq_enable_notify(q));
-	if (s == VIRTQ_BROKEN)
-		device_break(d, "a malformed descriptor chain");
-	device_signal_used(d, queue);
+static void rng_notify(struct device *d, unsigned int queue)
+{
+	device_serve_all(d, queue, rng_serve);
 }
 
 /* Nothing outlives a notification. */

@@ -115,6 +115,17 @@ void device_again(struct device *d, unsigned int q);
  */
 void device_break(struct device *d, const char *why);
 
+/**
+ * device_serve_all() - Serve every chain that waits in a queue, at once
+ * @serve:	Pushes the chain when it is done. Return: false if it is malformed, which breaks the
+ * device
+ *
+ * For devices whose requests never wait. Counts the requests, and interrupts the driver in the end.
+ */
+void device_serve_all(struct device *d, unsigned int queue,
+		      bool (*serve)(struct device *d, unsigned int queue,
+				    const struct virtq_chain *c));
+
 /* Set the device's part of config space, at init or reset: no interrupt. */
 void device_config_init(struct device *d, const void *config, uint32_t len_bytes);
 /* Change it later: new generation and an interrupt. */

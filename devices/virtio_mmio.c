@@ -105,6 +105,28 @@ void device_break(struct device *d, const char *why)
 		interrupt(d, VIRTIO_INT_CONFIG);
 }
 
+void device_serve_all(struct device *d, unsigned int queue,
+		      bool (*serve)(struct device *d, unsigned int queue,
+				    const struct virtq_chain *c))
+{
+	struct virtq *q = &d->queues[queue].q;
+	struct virtq_chain c;
+	enum virtq_status s;
+
+	do {
+		while ((s = virtq_pop(q, &c)) == VIRTQ_OK) {
+			if (!serve(d, queue, &c)) {
+				device_break(d, "a malformed request");
+				return;
+			}
+			d->stats.requests++;
+		}
+	} while (s == VIRTQ_EMPTY && virtq_enable_notify(q));
+	if (s == VIRTQ_BROKEN)
+		device_break(d, "a malformed descriptor chain");
+	device_signal_used(d, queue);
+}
+
 void device_config_init(struct device *d, const void *config, uint32_t len_bytes)
 {
 	d->config_bytes = len_bytes;
