@@ -106,13 +106,9 @@ void api_token_refresh(struct request *r)
 	char token[TOKEN_SIZE];
 	struct sandbox_row row;
 	struct strbuf b = {0};
-	struct err e;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
 
-	if (rc) {
-		reply_errno(r, rc, &e);
+	if (!api_row(r, &row))
 		return;
-	}
 	b.failed = !make_token(r, row.id, row.created_ms, token);
 	sandbox_row_fini(&row);
 	strbuf_adds(&b, "{");

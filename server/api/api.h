@@ -41,11 +41,19 @@ static inline struct manager *api_manager(const struct request *r)
  */
 struct sandbox *api_sandbox(struct request *r);
 
-/* Reply with what the store has of that sandbox, whatever its status: @write replies, and owns the
- * row. */
-void api_reply_row(struct request *r, void (*write)(struct request *r, struct sandbox_row *row));
 /* The same for one all of whose sessions are known then: before they are listed. */
 struct sandbox *api_sandbox_settled(struct request *r);
+
+/**
+ * api_row() - What the store has of the sandbox of the path, whatever its status
+ *
+ * Return: true with a row of the caller's, or false after having replied 404
+ */
+bool api_row(struct request *r, struct sandbox_row *row);
+/* Only whether there is one: before the body is read, as unknown sandboxes win over bad bodies. */
+bool api_known(struct request *r);
+/* Reply with the row: @write replies, and owns it. */
+void api_reply_row(struct request *r, void (*write)(struct request *r, struct sandbox_row *row));
 
 /* For routes that exist in the API and not yet here. */
 void api_not_implemented(struct request *r);

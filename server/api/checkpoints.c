@@ -361,12 +361,10 @@ void api_sandbox_tree(struct request *r)
 	struct sandbox_row row;
 	struct strbuf b = {0};
 	struct err e;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
+	int rc;
 
-	if (rc) {
-		reply_errno(r, rc, &e);
+	if (!api_row(r, &row))
 		return;
-	}
 	rc = checkpoint_list(api_manager(r), r->param[0], &l, &e);
 	if (rc) {
 		sandbox_row_fini(&row);

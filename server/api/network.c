@@ -13,17 +13,12 @@ void api_sandbox_network(struct request *r)
 		       .flags = JSON_REQUIRED),
 	};
 	struct network_body body = {0};
-	struct sandbox_row row;
 	struct strbuf b = {0};
 	struct err e;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
+	int rc;
 
-	/* Unknown sandboxes win over bad bodies. */
-	if (rc) {
-		reply_errno(r, rc, &e);
+	if (!api_known(r))
 		return;
-	}
-	sandbox_row_fini(&row);
 	if (!request_bind(r, fields, 1, &body))
 		return;
 	rc = sandbox_set_network(api_manager(r), r->param[0], body.enabled, &e);

@@ -67,17 +67,12 @@ void api_sandbox_wake(struct request *r)
 
 void api_sandbox_timeout(struct request *r)
 {
-	struct sandbox_row row;
 	struct err e;
 	json_t *given;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
+	int rc;
 
-	/* Unknown sandboxes win over bad bodies. */
-	if (rc) {
-		reply_errno(r, rc, &e);
+	if (!api_known(r))
 		return;
-	}
-	sandbox_row_fini(&row);
 	if (!request_json(r))
 		return;
 	given = json_object_get(r->json, "timeout");

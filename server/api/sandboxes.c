@@ -208,12 +208,8 @@ void api_sandbox_list(struct request *r)
 void api_sandbox_get(struct request *r)
 {
 	struct sandbox_row row;
-	struct err e;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
 
-	if (rc)
-		reply_errno(r, rc, &e);
-	else
+	if (api_row(r, &row))
 		api_reply_sandbox(r, 200, &row);
 }
 

@@ -78,12 +78,9 @@ void api_limits_get(struct request *r)
 	struct memory_use u;
 	struct strbuf b = {0};
 	struct err e;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
 
-	if (rc) {
-		reply_errno(r, rc, &e);
+	if (!api_row(r, &row))
 		return;
-	}
 	strbuf_adds(&b, "{");
 	strbuf_json_str(&b, "sandboxID", row.id);
 	strbuf_json_int(&b, "memoryMB", sandbox_row_memory(&row));

@@ -152,15 +152,31 @@ void api_not_implemented(struct request *r)
 	reply_error(r, 501, "%s: not implemented yet", r->route->feature);
 }
 
-void api_reply_row(struct request *r, void (*write)(struct request *r, struct sandbox_row *row))
+bool api_row(struct request *r, struct sandbox_row *row)
 {
-	struct sandbox_row row;
 	struct err e;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
+	int rc = sandbox_get_row(api_manager(r), r->param[0], row, &e);
 
 	if (rc)
 		reply_errno(r, rc, &e);
-	else
+	return !rc;
+}
+
+bool api_known(struct request *r)
+{
+	struct sandbox_row row;
+
+	if (!api_row(r, &row))
+		return false;
+	sandbox_row_fini(&row);
+	return true;
+}
+
+void api_reply_row(struct request *r, void (*write)(struct request *r, struct sandbox_row *row))
+{
+	struct sandbox_row row;
+
+	if (api_row(r, &row))
 		write(r, &row);
 }
 

@@ -35,14 +35,10 @@ void api_tags_set(struct request *r)
 {
 	struct sandbox_row row;
 	struct err e;
-	int rc = sandbox_get_row(api_manager(r), r->param[0], &row, &e);
+	int rc;
 
-	/* Unknown sandboxes win over bad bodies. */
-	if (rc) {
-		reply_errno(r, rc, &e);
+	if (!api_known(r))
 		return;
-	}
-	sandbox_row_fini(&row);
 	if (!request_json(r))
 		return;
 	rc = sandbox_set_tags(api_manager(r), r->param[0], r->json, &row, &e);
