@@ -17,7 +17,8 @@
 #include "lib/fd.h"
 
 TestSuite(agent_client, .timeout = 300);
-TestSuite(agent_pool, .timeout = 300);
+static void remove_pool_dir(void);
+TestSuite(agent_pool, .timeout = 300, .fini = remove_pool_dir);
 
 /* However slow the machine is: a test that hangs is ended by its suite's timeout. */
 #define NO_LIMIT UINT32_MAX
@@ -332,15 +333,21 @@ static char pool_dir[] = "/tmp/dormouse-pool-XXXXXX";
 static struct agent_addr pool_addr;
 static int pool_fd; /* listening */
 
+static char pool_path[sizeof(pool_dir) + 2];
+
+static void remove_pool_dir(void)
+{
+	unlink(pool_path);
+	rmdir(pool_dir);
+}
+
 static struct agent_pool *pool_of(unsigned int max_idle)
 {
-	static char path[64];
-
 	cr_assert_not_null(mkdtemp(pool_dir));
-	snprintf(path, sizeof(path), "%s/s", pool_dir);
-	pool_fd = fd_unix_listen(path, 0600, &e);
+	snprintf(pool_path, sizeof(pool_path), "%s/s", pool_dir);
+	pool_fd = fd_unix_listen(pool_path, 0600, &e);
 	cr_assert_geq(pool_fd, 0, "%s", e.msg);
-	pool_addr = (struct agent_addr){.path = path, .timeout_ms = NO_LIMIT};
+	pool_addr = (struct agent_addr){.path = pool_path, .timeout_ms = NO_LIMIT};
 	return agent_pool_create(&pool_addr, max_idle);
 }
 

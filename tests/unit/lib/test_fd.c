@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -19,6 +20,16 @@ static int scratch(void)
 	cr_assert_geq(fd, 0);
 	return fd;
 }
+
+static void remove_scratch(void)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	cr_assert_eq(system(command), 0);
+}
+
+TestSuite(fd, .fini = remove_scratch);
 
 Test(fd, an_atomic_write_replaces_and_leaves_no_temporary)
 {
