@@ -113,9 +113,9 @@ int cli_add_pair(const struct cli *c, json_t *object, const char *text, bool fro
 int cli_parse_number(const struct cli *c, const char *option, const char *text, long long min,
 		     long long max, long long *out);
 
-/* Put the number of an option of create, fork or wake ('m', 'c', 'd', 't') into a request.
- * Return: 0, or EXIT_USAGE after printing. */
-int cli_set_number(const struct cli *c, json_t *body, int letter, const char *text);
+/* Put an option of create, fork or wake into a request: a number ('m', 'c', 'd', 't'), a pair of
+ * the environment ('e') or a label ('M'). Return: 0, or EXIT_USAGE after printing. */
+int cli_set_option(const struct cli *c, json_t *body, int letter, const char *text);
 
 /*
  * From now on SIGINT and SIGTERM set the flag that is returned; the second one

@@ -24,11 +24,8 @@ static enum cli_opt parse_fork(struct cli *c, int argc, char **argv, struct fork
 						{"env", required_argument, NULL, 'e'},
 						{"metadata", required_argument, NULL, 'M'},
 						{0}};
-	json_t *envs = json_object(), *metadata = json_object();
 	int opt;
 
-	json_object_set_new(o->body, "envs", envs);
-	json_object_set_new(o->body, "metadata", metadata);
 	for (;;) {
 		enum cli_opt what = cli_getopt(c, argc, argv, "hn:e:", options, &opt);
 		int bad;
@@ -39,12 +36,8 @@ static enum cli_opt parse_fork(struct cli *c, int argc, char **argv, struct fork
 			return what;
 		if (opt == 'n')
 			bad = cli_parse_number(c, "-n", optarg, 1, MAX_FORKS, &o->count);
-		else if (opt == 'e')
-			bad = cli_add_pair(c, envs, optarg, true);
-		else if (opt == 'M')
-			bad = cli_add_pair(c, metadata, optarg, false);
 		else
-			bad = cli_set_number(c, o->body, opt, optarg);
+			bad = cli_set_option(c, o->body, opt, optarg);
 		if (bad)
 			return CLI_OPT_BAD;
 	}

@@ -47,7 +47,7 @@ int cmd_wake(struct cli *c, int argc, char **argv)
 	int opt, code;
 
 	while ((what = cli_getopt(c, argc, argv, "h", options, &opt)) == CLI_OPT_OTHER) {
-		if (cli_set_number(c, body, opt, optarg)) {
+		if (cli_set_option(c, body, opt, optarg)) {
 			what = CLI_OPT_BAD;
 			break;
 		}

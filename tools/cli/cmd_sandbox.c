@@ -23,8 +23,22 @@ static const struct number_option numbers[] = {
     {'t', "--timeout", "timeout", 0, 1LL << 31},
 };
 
-int cli_set_number(const struct cli *c, json_t *body, int letter, const char *text)
+/* The object that is this member of @body, made if it is not there. */
+static json_t *member(json_t *body, const char *name)
 {
+	json_t *object = json_object_get(body, name);
+
+	if (!object)
+		json_object_set_new(body, name, object = json_object());
+	return object;
+}
+
+int cli_set_option(const struct cli *c, json_t *body, int letter, const char *text)
+{
+	if (letter == 'e')
+		return cli_add_pair(c, member(body, "envs"), text, true);
+	if (letter == 'M')
+		return cli_add_pair(c, member(body, "metadata"), text, false);
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
 		const struct number_option *n = &numbers[i];
 		long long value;
@@ -49,12 +63,10 @@ static enum cli_opt parse_create(struct cli *c, int argc, char **argv, json_t *b
 						{"timeout", required_argument, NULL, 't'},
 						{"env", required_argument, NULL, 'e'},
 						{"metadata", required_argument, NULL, 'M'},
+						{"no-network", no_argument, NULL, 'N'},
 						{0}};
-	json_t *envs = json_object(), *metadata = json_object();
 	int opt;
 
-	json_object_set_new(body, "envs", envs);
-	json_object_set_new(body, "metadata", metadata);
 	for (;;) {
 		enum cli_opt what = cli_getopt(c, argc, argv, "he:", options, &opt);
 		int bad;
@@ -63,14 +75,12 @@ static enum cli_opt parse_create(struct cli *c, int argc, char **argv, json_t *b
 			return CLI_OPT_BAD;
 		if (what != CLI_OPT_OTHER)
 			return what;
-		if (opt == 'e')
-			bad = cli_add_pair(c, envs, optarg, true);
-		else if (opt == 'M')
-			bad = cli_add_pair(c, metadata, optarg, false);
-		else if (opt == 'T')
+		if (opt == 'T')
 			bad = json_object_set_new(body, "templateID", json_string(optarg));
+		else if (opt == 'N')
+			bad = json_object_set_new(body, "networkEnabled", json_false());
 		else
-			bad = cli_set_number(c, body, opt, optarg);
+			bad = cli_set_option(c, body, opt, optarg);
 		if (bad)
 			return CLI_OPT_BAD;
 	}
@@ -152,7 +162,7 @@ int cmd_ls(struct cli *c, int argc, char **argv)
 }
 
 /* Of one that runs: its memory, inside and on the host. A server that does not tell is older. */
-static void add_memory(struct http *h, const char *path, json_t *sandbox)
+static void add_memory(struct http *h, const struct http_request *asked, json_t *sandbox)
 {
 	char limits[320];
 	struct http_request r = {.method = "GET", .path = limits};
@@ -163,32 +173,10 @@ static void add_memory(struct http *h, const char *path, json_t *sandbox)
 
 	if (!status || strcmp(status, "running") != 0)
 		return;
-	snprintf(limits, sizeof(limits), "%s/limits", path);
+	snprintf(limits, sizeof(limits), "%s/limits", asked->path);
 	if (http_call(h, &r, &a, &e) == 0 && (memory = json_object_get(a.json, "memory")))
 		json_object_set(sandbox, "memory", memory);
 	http_answer_fini(&a);
-}
-
-static int info(struct cli *c, const struct http_request *r)
-{
-	struct http_answer a = {0};
-	struct err e = {0};
-	struct http h;
-	int code = cli_connect(c, &h);
-
-	if (!code && http_call(&h, r, &a, &e) < 0)
-		code = cli_fail(c, &e);
-	if (!code)
-		code = output_check_type(c, a.json, JSON_OBJECT);
-	if (!code)
-		add_memory(&h, r->path, a.json);
-	if (!code && c->json)
-		code = cli_print_json(json_incref(a.json));
-	else if (!code)
-		output_fields(a.json);
-	http_answer_fini(&a);
-	http_fini(&h);
-	return code;
 }
 
 int cmd_info(struct cli *c, int argc, char **argv)
@@ -202,7 +190,7 @@ int cmd_info(struct cli *c, int argc, char **argv)
 	if (cli_check_id(c, argv[optind]))
 		return EXIT_USAGE;
 	snprintf(path, sizeof(path), "/sandboxes/%.200s", argv[optind]);
-	return info(c, &r);
+	return output_call_more(c, &r, JSON_OBJECT, add_memory, output_fields);
 }
 
 int cmd_kill(struct cli *c, int argc, char **argv)

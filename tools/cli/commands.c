@@ -18,6 +18,7 @@ const struct command cli_commands[] = {
      "  --timeout S       hibernate it after S idle seconds; 0: never (default: the server's, "
      "300)\n"
      "  --metadata K=V    a label, shown by ls and info\n"
+     "  --no-network      it reaches nothing but the metadata service\n"
      "\n"
      "-e and --metadata may be repeated. --json prints the server's answer.\n",
      cmd_create},

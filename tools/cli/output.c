@@ -147,8 +147,9 @@ int output_check_type(const struct cli *c, const json_t *v, json_type type)
 	return cli_fail(c, &(struct err){.msg = "the answer is not of a Dormouse server"});
 }
 
-int output_call(struct cli *c, const struct http_request *r, json_type type,
-		void (*print)(const json_t *v))
+int output_call_more(struct cli *c, const struct http_request *r, json_type type,
+		     void (*more)(struct http *h, const struct http_request *r, json_t *v),
+		     void (*print)(const json_t *v))
 {
 	struct http_answer a = {0};
 	struct err e = {0};
@@ -159,6 +160,8 @@ int output_call(struct cli *c, const struct http_request *r, json_type type,
 		code = cli_fail(c, &e);
 	if (!code)
 		code = output_check_type(c, a.json, type);
+	if (!code && more)
+		more(&h, r, a.json);
 	if (!code && c->json)
 		code = cli_print_json(json_incref(a.json));
 	else if (!code)
@@ -166,4 +169,10 @@ int output_call(struct cli *c, const struct http_request *r, json_type type,
 	http_answer_fini(&a);
 	http_fini(&h);
 	return code;
+}
+
+int output_call(struct cli *c, const struct http_request *r, json_type type,
+		void (*print)(const json_t *v))
+{
+	return output_call_more(c, r, type, NULL, print);
 }

@@ -45,6 +45,10 @@ void output_fields(const json_t *object);
  */
 int output_call(struct cli *c, const struct http_request *r, json_type type,
 		void (*print)(const json_t *v));
+/* The same; @more adds what other requests tell to the answer. */
+int output_call_more(struct cli *c, const struct http_request *r, json_type type,
+		     void (*more)(struct http *h, const struct http_request *r, json_t *v),
+		     void (*print)(const json_t *v));
 
 /* Fail if the answer is not of @type. Return: 0, or EXIT_FAILED after printing. */
 int output_check_type(const struct cli *c, const json_t *v, json_type type);

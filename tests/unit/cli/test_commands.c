@@ -35,14 +35,16 @@ Test(commands, create_sends_its_options_and_prints_the_id, .timeout = 30)
 	setenv("FROM_HERE", "x=y", 1);
 	cr_assert_eq(fake_dormouse("create", "--memory", "512", "--cpus", "2", "--disk=30000", "-e",
 				   "A=1=2", "-e", "FROM_HERE", "-eNOT_SET_ANYWHERE", "--timeout",
-				   "0", "--metadata", "k=v", "--template", "mini", NULL),
+				   "0", "--metadata", "k=v", "--template", "mini", "--no-network",
+				   NULL),
 		     0);
 	fake_stop(&server);
 	cr_assert_str_eq(
 	    server.log,
-	    "POST /api/sandboxes {\"templateID\":\"mini\",\"envs\":{\"A\":\"1=2\",\"FROM_HERE\":"
-	    "\"x=y\"},\"metadata\":{\"k\":\"v\"},\"memoryMB\":512,\"cpuCount\":2,\"diskMB\":"
-	    "30000,\"timeout\":0}\n");
+	    "POST /api/sandboxes "
+	    "{\"templateID\":\"mini\",\"memoryMB\":512,\"cpuCount\":2,\"diskMB\":"
+	    "30000,\"envs\":{\"A\":\"1=2\",\"FROM_HERE\":\"x=y\"},\"timeout\":0,\"metadata\":"
+	    "{\"k\":\"v\"},\"networkEnabled\":false}\n");
 	fflush(stdout);
 	cr_assert_stdout_eq_str("sb-1a2b3c4d\n");
 }

@@ -153,9 +153,9 @@ Test(time_travel, forks_of_a_running_sandbox_are_of_one_instant, .timeout = 30)
 		     0);
 	stop("sb-2\nsb-2\n", "");
 	cr_assert_str_eq(server.log, "POST /api/sandboxes/sb-1/fork "
-				     "{\"envs\":{\"A\":\"b\"},\"metadata\":{},\"timeout\":60}\n"
+				     "{\"timeout\":60,\"envs\":{\"A\":\"b\"}}\n"
 				     "POST /api/sandboxes/from-checkpoint/" ID_A
-				     " {\"envs\":{\"A\":\"b\"},\"metadata\":{},\"timeout\":60}\n");
+				     " {\"timeout\":60,\"envs\":{\"A\":\"b\"}}\n");
 }
 
 Test(time_travel, a_checkpoint_is_forked_by_id_or_by_name, .timeout = 30)
