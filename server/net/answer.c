@@ -133,6 +133,67 @@ size_t frame_refuse(const struct frame *f, uint8_t *out)
 	return refuse_rest(f, out);
 }
 
+/* --- other addresses ------------------------------------------------------------------------- */
+
+size_t frame_readdress(const struct frame *f, const struct net_addr *src,
+		       const struct net_addr *dst, uint8_t *out)
+{
+	size_t len = f->len - f->l4, head = src->family == AF_INET ? 20 : 40;
+	bool tcp = f->proto == PROTO_TCP;
+	uint8_t *l4, *sum;
+
+	if (FRAME_HDR + head + len > FRAME_MAX)
+		return 0;
+	l4 = put_headers(out, src, dst, f->proto, len);
+	memcpy(out, f->data, 12);
+	memcpy(l4, f->data + f->l4, len);
+	sum = l4 + (tcp ? 16 : 6);
+	put_sum(sum, l4, len, src, dst, f->proto);
+	/* 0 would say that UDP has none. */
+	if (!tcp && !sum[0] && !sum[1])
+		put16(sum, 0xffff);
+	return (size_t)(l4 + len - out);
+}
+
+bool frame_quoted(const struct frame *f, struct frame_quote *q)
+{
+	const uint8_t *ip = f->data + f->l4 + 8;
+	size_t room, head;
+	bool four;
+
+	/* A whole ICMP packet has these 8 bytes. */
+	if (f->kind != FRAME_WHOLE || (f->proto != PROTO_ICMP4 && f->proto != PROTO_ICMP6))
+		return false;
+	four = f->proto == PROTO_ICMP4;
+	room = f->len - f->l4 - 8;
+	head = four ? 20 : 40;
+	if (room < head + FRAME_QUOTED_L4 || (four ? ip[0] != 0x45 : ip[0] >> 4 != 6))
+		return false;
+	q->src = four ? net_addr4(ip + 12) : net_addr6(ip + 8);
+	q->dst = four ? net_addr4(ip + 16) : net_addr6(ip + 24);
+	q->proto = four ? ip[9] : ip[6];
+	q->l4 = ip + head;
+	q->sport = (uint16_t)(q->l4[0] << 8 | q->l4[1]);
+	q->dport = (uint16_t)(q->l4[2] << 8 | q->l4[3]);
+	return q->proto == PROTO_TCP || q->proto == PROTO_UDP;
+}
+
+size_t frame_make_error(const struct frame_quote *q, uint8_t type, uint8_t code, uint8_t *out)
+{
+	uint8_t packet[FRAME_HDR + 20 + FRAME_QUOTED_L4], *l4;
+	size_t len = 8 + 20 + FRAME_QUOTED_L4;
+
+	memcpy(put_headers(packet, &q->src, &q->dst, q->proto, FRAME_QUOTED_L4), q->l4,
+	       FRAME_QUOTED_L4);
+	l4 = put_headers(out, &net_gateway4, &q->src, PROTO_ICMP4, len);
+	memset(l4, 0, 8);
+	l4[0] = type;
+	l4[1] = code;
+	memcpy(l4 + 8, packet + FRAME_HDR, 20 + FRAME_QUOTED_L4);
+	put_sum(l4 + 2, l4, len, &net_gateway4, &q->src, PROTO_ICMP4);
+	return (size_t)(l4 + len - out);
+}
+
 /* --- neighbours ------------------------------------------------------------------------------ */
 
 /* A reply: @from_mac has @from. */

@@ -8,16 +8,28 @@ const struct net_addr net_metadata_inside = {AF_INET, {10, 0, 2, 4}};
 
 /* --- the name server ------------------------------------------------------------------------ */
 
-static uint8_t *dns_port(struct filter *f, const struct frame *frame, uint16_t port)
+static uint8_t *dns_port(struct filter *f, uint8_t proto, uint16_t port)
 {
-	return &f->dns_ports[frame->proto == PROTO_TCP][port / 8];
+	return &f->dns_ports[proto == PROTO_TCP][port / 8];
+}
+
+static bool has_asked(struct filter *f, uint8_t proto, uint16_t port)
+{
+	return *dns_port(f, proto, port) >> (port % 8) & 1;
 }
 
 static void note_dns(struct filter *f, const struct frame *frame, bool is)
 {
-	uint8_t bit = (uint8_t)(1u << (frame->sport % 8)), *at = dns_port(f, frame, frame->sport);
+	uint8_t bit = (uint8_t)(1u << (frame->sport % 8));
+	uint8_t *at = dns_port(f, frame->proto, frame->sport);
 
 	*at = is ? *at | bit : *at & (uint8_t)~bit;
+}
+
+/* It is what @len bytes in f->room are. */
+static void replace(struct filter *f, struct frame *frame, size_t len)
+{
+	frame_parse(frame, f->room, len);
 }
 
 static bool has_ports(const struct frame *frame)
@@ -62,12 +74,21 @@ static enum filter_verdict to_gateway(struct filter *f, struct frame *frame)
 
 static enum filter_verdict to_dns(struct filter *f, struct frame *frame)
 {
+	size_t len;
+
 	if (!has_ports(frame))
 		return to_gateway(f, frame);
 	if (frame->dport != DNS_PORT || !f->policy.internet || !f->policy.has_dns)
 		return refuse(f);
 	note_dns(f, frame, true);
-	frame_set_dst(frame, &f->policy.dns, DNS_PORT);
+	if (f->policy.dns.family == AF_INET) {
+		frame_set_dst(frame, &f->policy.dns, DNS_PORT);
+		return FILTER_PASS;
+	}
+	len = frame_readdress(frame, &net_guest6, &f->policy.dns, f->room);
+	if (!len)
+		return refuse(f);
+	replace(f, frame, len);
 	return FILTER_PASS;
 }
 
@@ -148,7 +169,43 @@ static bool asked_dns(struct filter *f, const struct frame *frame)
 {
 	return f->policy.has_dns && frame->sport == DNS_PORT &&
 	       net_addr_equal(&frame->src, &f->policy.dns) &&
-	       (*dns_port(f, frame, frame->dport) >> (frame->dport % 8) & 1);
+	       has_asked(f, frame->proto, frame->dport);
+}
+
+/* From the name server. Return: false: it would be too long */
+static bool rename_dns(struct filter *f, struct frame *frame)
+{
+	size_t len;
+
+	if (frame->src.family == AF_INET) {
+		frame_set_src(frame, &net_dns4, DNS_PORT);
+		return true;
+	}
+	len = frame_readdress(frame, &net_dns4, &net_guest4, f->room);
+	if (len)
+		replace(f, frame, len);
+	return len;
+}
+
+/* An error about a query: the guest has asked another address, maybe of another family. */
+static void rename_quoted(struct filter *f, struct frame *frame)
+{
+	uint8_t type = frame->icmp_type, code;
+	struct frame_quote q;
+
+	if (!f->policy.has_dns || !frame_quoted(frame, &q) || q.dport != DNS_PORT ||
+	    !net_addr_equal(&q.dst, &f->policy.dns) || !has_asked(f, q.proto, q.sport))
+		return;
+	code = frame->data[frame->l4 + 1];
+	if (frame->proto == PROTO_ICMP6) {
+		if (type != ICMP6_UNREACHABLE)
+			return;
+		code = code == ICMP6_PORT ? ICMP4_PORT : ICMP4_HOST;
+		type = ICMP4_UNREACHABLE;
+	}
+	q.src = net_guest4;
+	q.dst = net_dns4;
+	replace(f, frame, frame_make_error(&q, type, code, f->room));
 }
 
 static bool is_wanted(struct filter *f, const struct frame *frame)
@@ -173,8 +230,10 @@ enum filter_verdict filter_to_guest(struct filter *f, struct frame *frame)
 		f->stats.unasked++;
 		return FILTER_DROP;
 	}
-	if (has_ports(frame) && frame->src.family == AF_INET && asked_dns(f, frame)) {
-		frame_set_src(frame, &net_dns4, DNS_PORT);
+	rename_quoted(f, frame);
+	if (has_ports(frame) && asked_dns(f, frame)) {
+		if (!rename_dns(f, frame))
+			return FILTER_DROP;
 	} else if (frame->proto == PROTO_TCP && net_addr_equal(&frame->src, &net_metadata_inside)) {
 		frame_set_src(frame, &net_metadata4, METADATA_PORT);
 	} else if (!is_wanted(f, frame)) {

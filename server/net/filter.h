@@ -9,8 +9,10 @@
  * network opens nothing. The rest is answered or dropped here. Two addresses stand for something
  * else: the name server, whose queries go to the one that the server has named, and the metadata
  * service, which libslirp serves under an address within its own network. On the way back both are
- * given their names again; and nothing comes in from where nothing may go, as any host can send to
- * an open UDP port.
+ * given their names again, in errors of ICMP about queries, too, as a guest does not know another
+ * name for what it asked. A name server that has only an IPv6 address is asked over IPv6: such
+ * packets change their family here, on both ways. And nothing comes in from where nothing may go,
+ * as any host can send to an open UDP port.
  */
 #ifndef SERVER_NET_FILTER_H
 #define SERVER_NET_FILTER_H
@@ -35,11 +37,12 @@ struct filter {
 	/* Of ports of the guest, by TCP or UDP: it speaks with the name server from there. */
 	uint8_t dns_ports[2][65536 / 8];
 	struct filter_stats stats;
+	uint8_t room[FRAME_MAX]; /* of a frame that is made anew */
 };
 
 enum filter_verdict {
 	FILTER_DROP,
-	FILTER_PASS,   /* the frame may have been changed */
+	FILTER_PASS,   /* the frame may have been changed, or be another one, within the filter */
 	FILTER_ANSWER, /* with what frame_refuse() makes of it */
 	FILTER_ARP,    /* with what frame_answer_arp() makes of it */
 };

@@ -9,24 +9,29 @@
 
 #include "server/net/addr.h"
 
-#define FRAME_MTU   65520
-#define FRAME_MAX   (14 + FRAME_MTU)
-#define FRAME_HDR   14 /* of Ethernet */
-#define VNET_HDR    12 /* struct virtio_net_hdr_v1 */
-#define VNET_CSUM   1  /* VIRTIO_NET_HDR_F_NEEDS_CSUM */
-#define VNET_VALID  2  /* VIRTIO_NET_HDR_F_DATA_VALID */
-#define TCP_F_FIN   0x01
-#define TCP_F_SYN   0x02
-#define TCP_F_RST   0x04
-#define TCP_F_ACK   0x10
-#define ICMP4_ECHO  8
-#define ICMP6_ECHO  128
-#define ICMP6_NS    135
-#define ICMP6_NA    136
-#define PROTO_ICMP4 1
-#define PROTO_TCP   6
-#define PROTO_UDP   17
-#define PROTO_ICMP6 58
+#define FRAME_MTU	  65520
+#define FRAME_MAX	  (14 + FRAME_MTU)
+#define FRAME_HDR	  14 /* of Ethernet */
+#define VNET_HDR	  12 /* struct virtio_net_hdr_v1 */
+#define VNET_CSUM	  1  /* VIRTIO_NET_HDR_F_NEEDS_CSUM */
+#define VNET_VALID	  2  /* VIRTIO_NET_HDR_F_DATA_VALID */
+#define TCP_F_FIN	  0x01
+#define TCP_F_SYN	  0x02
+#define TCP_F_RST	  0x04
+#define TCP_F_ACK	  0x10
+#define ICMP4_UNREACHABLE 3
+#define ICMP4_PORT	  3 /* its code: nobody listens there */
+#define ICMP4_HOST	  1
+#define ICMP4_ECHO	  8
+#define ICMP6_UNREACHABLE 1
+#define ICMP6_PORT	  4
+#define ICMP6_ECHO	  128
+#define ICMP6_NS	  135
+#define ICMP6_NA	  136
+#define PROTO_ICMP4	  1
+#define PROTO_TCP	  6
+#define PROTO_UDP	  17
+#define PROTO_ICMP6	  58
 
 /* The ends of the wire: the same in every sandbox (docs/network.md). */
 extern const uint8_t net_guest_mac[6], net_gateway_mac[6];
@@ -80,6 +85,30 @@ void frame_set_dst(struct frame *f, const struct net_addr *addr, uint16_t port);
  */
 size_t frame_refuse(const struct frame *f, uint8_t *out);
 #define FRAME_ANSWER_MAX 1294
+
+/**
+ * frame_readdress() - Make a FRAME_WHOLE of TCP or UDP anew, with other addresses, which may be of
+ * the other family; its checksums are made anew, too
+ * @out:	FRAME_MAX bytes, other ones than the frame's
+ *
+ * Return: its length; 0: it would be too long
+ */
+size_t frame_readdress(const struct frame *f, const struct net_addr *src,
+		       const struct net_addr *dst, uint8_t *out);
+
+/* Of an error of ICMP: the packet that it is about, as far as it is quoted. */
+struct frame_quote {
+	struct net_addr src, dst;
+	uint8_t proto;
+	uint16_t sport, dport; /* TCP, UDP */
+	const uint8_t *l4;     /* borrowed; FRAME_QUOTED_L4 bytes */
+};
+#define FRAME_QUOTED_L4 8 /* RFC 792 */
+
+/* Return: false if it is no error about a packet of TCP or UDP */
+bool frame_quoted(const struct frame *f, struct frame_quote *q);
+/* An error of ICMPv4 from the gateway about @q, which has IPv4 addresses. @out: as for refusals. */
+size_t frame_make_error(const struct frame_quote *q, uint8_t type, uint8_t code, uint8_t *out);
 
 /* The answer to a FRAME_ARP that asks for an address of ours, 0: it does not. @out: 42 bytes. */
 size_t frame_answer_arp(const struct frame *f, uint8_t *out);

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <string.h>
 
 #include "lib/json.h"
 
@@ -49,10 +50,10 @@ int policy_parse(json_t *obj, struct policy *out, struct err *e)
 		return rc;
 	p.internet = f.internet;
 	if (f.dns && *f.dns) {
-		p.dns.family = AF_INET;
-		p.has_dns = inet_pton(AF_INET, f.dns, p.dns.b) == 1;
+		p.dns.family = strchr(f.dns, ':') ? AF_INET6 : AF_INET;
+		p.has_dns = inet_pton(p.dns.family, f.dns, p.dns.b) == 1;
 		if (!p.has_dns)
-			return err_set(e, -EINVAL, "dns: \"%.60s\" is no IPv4 address", f.dns);
+			return err_set(e, -EINVAL, "dns: \"%.60s\" is no address", f.dns);
 	}
 	rc = parse_ranges(f.allow, p.allow, &p.allow_n, e);
 	if (!rc)

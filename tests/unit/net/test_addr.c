@@ -192,7 +192,7 @@ Test(policy, of_the_wrong_form)
 {
 	static const char *const wrong[] = {"[]",
 					    "{\"internet\": 1}",
-					    "{\"dns\": \"::1\"}",
+					    "{\"dns\": \"fe80::1%eth0\"}",
 					    "{\"dns\": \"x\"}",
 					    "{\"allow\": [\"x\"]}",
 					    "{\"deny\": [1]}",

@@ -158,6 +158,109 @@ Test(filter, a_name_server_of_the_host_is_reached_by_its_name_on_the_wire_only, 
 	cr_expect_eq(out(made_udp(G4, "10.0.2.3", 4000, 53)), FILTER_ANSWER);
 }
 
+/* As libslirp makes it: the gateway quotes what it got. */
+static struct made error_about(const struct made *query, const char *from, const char *to,
+			       uint8_t type, uint8_t code)
+{
+	uint8_t icmp[8 + 60] = {[0] = type, [1] = code};
+	size_t len = query->len - 14;
+
+	cr_assert_leq(len, sizeof(icmp) - 8);
+	memcpy(icmp + 8, query->data + 14, len);
+	return made_ip(from, to, type == 1 ? 58 : 1, icmp, 8 + len);
+}
+
+/* What the guest hears: type 3 and @code about its datagram from @sport to the name server. */
+static void expect_error(const struct frame *f, uint8_t code, uint16_t sport)
+{
+	const uint8_t *ip = f->data + f->l4 + 8, *udp = ip + 20;
+
+	cr_assert(f->kind == FRAME_WHOLE && f->proto == PROTO_ICMP4);
+	cr_expect(f->icmp_type == 3 && f->data[f->l4 + 1] == code);
+	cr_expect(net_addr_equal(&f->dst, &net_guest4));
+	expect_sums(f->data, f->len);
+	cr_expect(!memcmp(ip + 12, net_guest4.b, 4) && !memcmp(ip + 16, net_dns4.b, 4));
+	cr_expect_eq(frame_sum(ip, 20, 0) & 0xffff, 0xffff, "the quoted header");
+	cr_expect((udp[0] << 8 | udp[1]) == sport && udp[3] == 53 && ip[9] == 17);
+}
+
+Test(filter, errors_about_queries_name_the_name_server, .init = open_filter)
+{
+	struct made m = made_udp(G4, "10.0.2.3", 4000, 53), other;
+	struct frame f = parsed(&m);
+
+	cr_assert_eq(filter_from_guest(&filter, &f), FILTER_PASS);
+	other = error_about(&m, "10.0.2.2", G4, 3, 3);
+	f = parsed(&other);
+	cr_assert_eq(filter_to_guest(&filter, &f), FILTER_PASS);
+	expect_error(&f, 3, 4000);
+	/* About one that was sent to that server itself, or that is cut short: as it is. */
+	m = made_udp(G4, "9.9.9.9", 4001, 53);
+	other = error_about(&m, "10.0.2.2", G4, 3, 3);
+	f = parsed(&other);
+	cr_assert_eq(filter_to_guest(&filter, &f), FILTER_PASS);
+	cr_expect(f.data == other.data && f.data[14 + 20 + 8 + 16] == 9);
+	for (size_t cut = 14 + 20 + 8; cut < 14 + 20 + 8 + 28; cut++) {
+		struct made m4 = made_udp(G4, "9.9.9.9", 4000, 53);
+
+		other = error_about(&m4, "10.0.2.2", G4, 3, 3);
+		put_be16(other.data + 16, (uint32_t)cut - 14);
+		other.len = cut;
+		f = parsed(&other);
+		cr_assert_eq(filter_to_guest(&filter, &f), FILTER_PASS);
+		cr_expect(f.data == other.data, "%zu bytes", cut);
+	}
+}
+
+Test(filter, a_name_server_with_an_ipv6_address_only, .init = open_filter)
+{
+	struct made m = made_udp(G4, "10.0.2.3", 4000, 53), query;
+	struct frame f = parsed(&m);
+	struct net_addr dns;
+
+	filter.policy.dns = dns = addr_of("2a00::53");
+	cr_assert_eq(filter_from_guest(&filter, &f), FILTER_PASS);
+	cr_expect(f.kind == FRAME_WHOLE && f.sport == 4000 && f.dport == 53);
+	cr_expect(net_addr_equal(&f.src, &net_guest6) && net_addr_equal(&f.dst, &dns));
+	expect_sums(f.data, f.len);
+	memcpy(query.data, f.data, query.len = f.len);
+	m = made_udp("2a00::53", G6, 53, 4000);
+	f = parsed(&m);
+	cr_assert_eq(filter_to_guest(&filter, &f), FILTER_PASS);
+	cr_expect(net_addr_equal(&f.src, &net_dns4) && net_addr_equal(&f.dst, &net_guest4));
+	cr_expect(f.kind == FRAME_WHOLE && !memcmp(f.data + f.l4 + 8, "abcd", 4));
+	expect_sums(f.data, f.len);
+	m = error_about(&query, "fd00:6f63::2", G6, 1, 4);
+	f = parsed(&m);
+	cr_assert_eq(filter_to_guest(&filter, &f), FILTER_PASS);
+	expect_error(&f, 3, 4000);
+	/* TCP, too; who has not asked is none of its clients. */
+	m = made_tcp(G4, "10.0.2.3", 4001, 53, TCP_F_SYN);
+	f = parsed(&m);
+	cr_assert_eq(filter_from_guest(&filter, &f), FILTER_PASS);
+	cr_expect(net_addr_equal(&f.dst, &dns) && f.tcp_flags == TCP_F_SYN);
+	expect_sums(f.data, f.len);
+	m = made_udp("2a00::53", G6, 53, 4002);
+	f = parsed(&m);
+	cr_assert_eq(filter_to_guest(&filter, &f), FILTER_PASS);
+	cr_expect(net_addr_equal(&f.src, &dns));
+}
+
+Test(filter, queries_too_long_for_ipv6_are_refused, .init = open_filter)
+{
+	static uint8_t data[FRAME_MAX];
+	struct made m = made_udp(G4, "10.0.2.3", 4000, 53);
+	struct frame f;
+
+	filter.policy.dns = addr_of("2a00::53");
+	memcpy(data, m.data, m.len);
+	put_be16(data + 16, FRAME_MTU);
+	put_be16(data + 14 + 20 + 4, FRAME_MTU - 20);
+	frame_parse(&f, data, sizeof(data));
+	cr_assert_eq(f.kind, FRAME_WHOLE);
+	cr_expect_eq(filter_from_guest(&filter, &f), FILTER_ANSWER);
+}
+
 Test(filter, nothing_comes_from_where_nothing_may_go, .init = open_filter)
 {
 	cr_expect_eq(in(made_udp("1.1.1.1", G4, 1, 2)), FILTER_PASS);
