@@ -28,6 +28,8 @@ struct config {
 	char *state;
 	char *api_key_file;
 	struct config_list net_allow, net_deny; /* ranges of addresses */
+	/* Of each sandbox, a second; 0: no limit. */
+	int64_t net_in_bytes, net_out_bytes, net_in_frames, net_out_frames;
 	char *kernel, *vmm, *tools, *net;
 	char *cgroup; /* of limits of processor time */
 	char *public_url, *sandbox_domain, *preview_host, *region;

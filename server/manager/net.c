@@ -31,7 +31,7 @@ extern char **environ;
 
 struct net_shared {
 	pthread_mutex_t lock; /* all of it */
-	char dns[INET_ADDRSTRLEN];
+	char dns[INET6_ADDRSTRLEN];
 	struct stat resolv;
 	int *children; /* owned; pidfds of processes of ours that are not reaped */
 	size_t children_n, children_cap;
@@ -39,27 +39,33 @@ struct net_shared {
 
 /* --- what the host says --------------------------------------------------------------------- */
 
-/* The first name server with an IPv4 address, as libc would ask it; "": none. */
-static void find_dns(const char *text, char dns[INET_ADDRSTRLEN])
+/*
+ * The first name server with an IPv4 address, else the first one with an IPv6 address; "": none.
+ * One with a scope (fe80::1%eth0) is none: its interface means nothing to a packet of the guest.
+ */
+static void find_dns(const char *text, char dns[INET6_ADDRSTRLEN])
 {
+	*dns = '\0';
 	for (const char *line = text; line; line = strchr(line, '\n')) {
-		struct in_addr a;
+		struct in6_addr a;
 		char word[64];
 
 		line += *line == '\n';
-		if (sscanf(line, "nameserver%*[ \t]%63[^ \t\n#;]", word) == 1 &&
-		    inet_pton(AF_INET, word, &a) == 1) {
-			snprintf(dns, INET_ADDRSTRLEN, "%.15s", word);
+		if (sscanf(line, "nameserver%*[ \t]%63[^ \t\n#;]", word) != 1)
+			continue;
+		if (inet_pton(AF_INET, word, &a) == 1) {
+			snprintf(dns, INET6_ADDRSTRLEN, "%.15s", word);
 			return;
 		}
+		if (!*dns && inet_pton(AF_INET6, word, &a) == 1)
+			snprintf(dns, INET6_ADDRSTRLEN, "%.45s", word);
 	}
-	*dns = '\0';
 }
 
 /* Return: whether it is another one than before. */
 static bool refresh_dns(struct net_shared *n)
 {
-	char dns[INET_ADDRSTRLEN] = "";
+	char dns[INET6_ADDRSTRLEN] = "";
 	cleanup_free char *text = NULL;
 	struct stat st = {0};
 	bool changed;
@@ -95,7 +101,7 @@ static json_t *ranges(const struct config_list *l)
 static json_t *policy_of(struct sandbox *s)
 {
 	struct net_shared *n = s->m->net;
-	char dns[INET_ADDRSTRLEN];
+	char dns[INET6_ADDRSTRLEN];
 	bool internet;
 
 	pthread_mutex_lock(&n->lock);
@@ -319,8 +325,30 @@ int net_tell(struct sandbox *s, struct err *e)
 /* --- starting ------------------------------------------------------------------------------------
  */
 
+/*
+ * The VMM keeps limits with the machine that it runs, and neither saves nor is asked for them: a
+ * fork, a wake or a restore may be another process. But each of them asks for its network anew, so
+ * they are set before it is given one, and with a daemon that may have been given other ones.
+ */
+static int set_limits(struct sandbox *s, struct err *e)
+{
+	const struct config *c = s->m->config;
+
+	return vm_call(s,
+		       json_pack("{ss, s{sI, sI}, s{sI, sI}}", "op", "net_limits", "in",
+				 "bytes_per_s", (json_int_t)c->net_in_bytes, "frames_per_s",
+				 (json_int_t)c->net_in_frames, "out", "bytes_per_s",
+				 (json_int_t)c->net_out_bytes, "frames_per_s",
+				 (json_int_t)c->net_out_frames),
+		       VM_CALL_MS, NULL, e);
+}
+
 static int attach(struct sandbox *s, int fd, struct err *e)
 {
+	int rc = set_limits(s, e);
+
+	if (rc)
+		return rc;
 	return vm_call_fd(s, json_pack("{ss, ss}", "op", "net_attach", "kind", "user"), fd,
 			  VM_CALL_MS, NULL, e);
 }
@@ -413,7 +441,7 @@ void net_adopt(struct sandbox *s, bool wanted)
 	/* Not there: it has not been needed yet. */
 	if (path && access(path, F_OK))
 		return;
-	if (!path || connect_to(s, path, &e) || net_tell(s, &e))
+	if (!path || connect_to(s, path, &e) || net_tell(s, &e) || set_limits(s, &e))
 		log_info("sandbox %s: its network is not controlled: %s", s->id, e.msg);
 }
 

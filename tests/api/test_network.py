@@ -5,7 +5,7 @@ import os
 import signal
 
 from frames import ACK, RST, Wire
-from harness import Server, test, wait_for
+from harness import Sandbox, Server, test, wait_for
 
 PRIVATE = "192.168.77.1"
 
@@ -123,6 +123,34 @@ def the_metadata_service_answers():
         assert wire.get("/v1/scale", post, '{"memoryMB":1024}')[0].startswith("HTTP/1.1 403 ")
         s.kill()
         assert wire.get("/v1/status")[0].startswith("HTTP/1.1 503 "), "no server"
+
+
+@test
+def limits_hold_for_every_machine_that_gets_a_network():
+    options = {"--net-in-bytes": 12500000, "--net-out-bytes": 1000000, "--net-in-frames": 5000, "--net-out-frames": 700}
+    limits = {"in": {"bytes_per_s": 12500000, "frames_per_s": 5000}, "out": {"bytes_per_s": 1000000, "frames_per_s": 700}}
+    with Server(*(str(word) for pair in options.items() for word in pair)) as s:
+        sb = s.create()
+
+        def limits_of(sandbox):
+            want(sandbox)
+            return sandbox.control("info")["net"]["limits"]
+
+        assert limits_of(sb) == limits
+        checkpoint = sb.request("POST", "/checkpoints", {"name": "c"}).expect(201).json()["id"]
+        fork = s.request("POST", f"/sandboxes/from-checkpoint/{checkpoint}", {}).expect(201).json()["sandboxID"]
+        assert limits_of(Sandbox(s, fork)) == limits
+        sb.request("POST", "/hibernate").expect(200)
+        sb.request("POST", "/wake", {}).expect(200)
+        assert limits_of(sb) == limits, "another process, which was told nothing"
+    bad = Server("--net-in-bytes", "-1", start=False)
+    try:
+        bad.start()
+        raise RuntimeError("it started")
+    except AssertionError as e:
+        assert "net-in-bytes" in str(e), e
+    finally:
+        bad.close()
 
 
 @test
