@@ -28,6 +28,7 @@ struct output {
 	struct build *b;
 	int step;
 	const char *type;
+	uint64_t deadline_ms;	    /* of the step, or of the build if that is sooner */
 	char line[2][LOG_LINE_MAX]; /* what has no end yet, of stdout and stderr */
 	size_t line_len[2];
 	char tail[TAIL_BYTES + 1];
@@ -111,13 +112,12 @@ static int drive(struct output *o, struct agent_conn *conn, uint64_t deadline_ms
 	}
 }
 
-/* How long it may take: a step's time, or what is left of the build's. In ms; 0: nothing. */
-static uint64_t time_left(const struct build *b)
+/* A step's time, or what is left of the build's. */
+static uint64_t deadline_of(const struct build *b)
 {
-	uint64_t step = (uint64_t)b->m->config->build_step_timeout_s * 1000, now = clock_mono_ms();
-	uint64_t left = b->deadline_ms > now ? b->deadline_ms - now : 0;
+	uint64_t step = clock_mono_ms() + (uint64_t)b->m->config->build_step_timeout_s * 1000;
 
-	return left < step ? left : step;
+	return b->deadline_ms < step ? b->deadline_ms : step;
 }
 
 static int too_late(const struct build *b, char *why)
@@ -150,7 +150,8 @@ static int judge(struct output *o, const struct agent_exit *exit, char *why)
 /* Run @spec in the guest. Its session and its timeout are set here. */
 static int run(struct output *o, struct sandbox *s, struct agent_exec_spec *spec, char *why)
 {
-	uint64_t left = time_left(o->b);
+	uint64_t now = clock_mono_ms();
+	uint64_t left = o->deadline_ms > now ? o->deadline_ms - now : 0;
 	struct agent_conn *conn;
 	struct agent_exit exit = {0};
 	struct err e;
@@ -267,7 +268,7 @@ static int add_with(struct output *o, const struct build_at *at, const struct st
 	for (size_t i = 0; !rc && i < step_files(step); i++) {
 		if (manager_interrupted(o->b->m))
 			return -ECANCELED;
-		if (clock_mono_ms() >= o->b->deadline_ms)
+		if (clock_mono_ms() >= o->deadline_ms)
 			return too_late(o->b, why);
 		rc = add_one(conn, step, i, loose, why);
 		if (!rc && json_array_size(loose) == CHMOD_AT_ONCE)
@@ -415,6 +416,7 @@ int build_run_step(struct build *b, const struct build_at *at, size_t i, char *w
 	o->b = b;
 	o->step = (int)i + 1;
 	o->type = step_type_name(step->type);
+	o->deadline_ms = deadline_of(b);
 	switch (step->type) {
 	case STEP_APT_INSTALL:
 	case STEP_PIP_INSTALL:

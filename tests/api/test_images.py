@@ -156,6 +156,11 @@ def steps_and_builds_have_a_time():
     with Server("--build-step-timeout", "1") as s:
         s.request("POST", "/sandboxes", {"image": image(run("sleep 60"))}).expect(400, "step 1/1", "longer than 1 s")
         s.assert_nothing_left()
+        # Writing files is a step, too: these take longer than that.
+        files = [{"relativePath": f"{i % 100}/{i}", "content": "QQ=="} for i in range(10000)]
+        many = image({"type": "add_dir", "args": {"path": f"{s.folder}/many", "files": files}})
+        s.request("POST", "/sandboxes", {"image": many}).expect(400, "step 1/1 (add_dir): it took longer than 1 s")
+        s.assert_nothing_left()
     with Server("--build-timeout", "1") as s:
         s.request("POST", "/sandboxes", {"image": image(run("sleep 60"))}).expect(400, "the build took longer than 1 s")
         s.assert_nothing_left()
@@ -226,6 +231,25 @@ def identical_builds_at_once_are_one_and_have_one_log():
         # Who came after its end would have found it built: all of these came before, but for the last perhaps.
         assert logs[0] == logs[1] == logs[2] and logs[0][0]["type"] == "build", logs
         assert s.request("GET", "/snapshots/n").json()["status"] == "ready"
+
+
+@test
+def the_machine_that_builds_has_the_memory_that_is_asked_for():
+    with Server("--max-memory", "3000") as s:
+        for asked, has in (512, 512), (None, 3000):
+            go = f"{s.folder}/go-{asked}"
+            more = {"builderMemoryMB": asked} if asked else {}
+            with ThreadPoolExecutor() as pool:
+                job = pool.submit(create, s, image(run(f"touch {go}.at; while [ ! -e {go} ]; do sleep 0.02; done"), **more))
+                wait_for("the step", lambda: os.path.exists(f"{go}.at"))
+                # No sandbox is there: what runs is the builder.
+                machines = [Sandbox(s, id).control("info") for _, id in s.vmms()]
+                open(go, "w").close()
+                made = job.result()
+            running = [(i["config"]["memory_mib"], i["config"]["cpus"]) for i in machines if i["state"] == "running"]
+            assert running == [(has, 2)], machines
+            assert made.control("info")["memory"]["now_mib"] == 1024
+            made.request("DELETE").expect(204)
 
 
 @test
@@ -353,7 +377,10 @@ def snapshots_are_images_with_names():
         assert named.run("cat words")["stdout"] == "a\n" and named.info()["template"] == "two" and named.info()["memoryMB"] == 4096
         events = stream(s, "/sandboxes", {"snapshot": "two"})
         assert [e for e, _ in events] == ["build_log", "result"], events
-        assert s.request("GET", "/snapshots/two").json()["lastUsedAt"] >= two["createdAt"]
+        used = s.request("GET", "/snapshots/two").json()["lastUsedAt"]
+        assert used > two["createdAt"], used
+        one = s.request("POST", "/sandboxes", {"snapshot": "two", "timeout": 77, "metadata": {"k": "v"}}).expect(201).json()
+        assert one["metadata"] == {"k": "v"} and s.request("GET", "/snapshots/two").json()["lastUsedAt"] > used, one
         # The image may go: the snapshots have its disk.
         s.request("DELETE", "/images/" + made["contentHash"]).expect(204)
         s.request("POST", "/store/gc").expect(200)
