@@ -613,3 +613,70 @@ Test(state, other_devices_are_refused)
 	cr_expect_str_eq(e.msg, "section VIRT 0: kind of the device: 4 in the saved state, 5 here");
 	state_fini(&io);
 }
+
+static struct devices *make_set(const struct device_config *c, unsigned int n)
+{
+	struct devices_env env = {.mem = &from.mem, .loop = &from.loop};
+	struct devices *ds;
+	struct err e;
+
+	cr_assert_eq(devices_create(&ds, &env, c, n, &e), 0, "%s", e.msg);
+	return ds;
+}
+
+static int restore_set(struct devices *ds, const struct state_io *saved, struct err *e)
+{
+	struct state_io io;
+
+	cr_assert_eq(state_restore_init(&io, saved->data, saved->len, e), 0);
+	devices_state(ds, &io);
+	return state_finish(&io, e);
+}
+
+static void save_set(struct devices *ds, struct state_io *saved)
+{
+	struct err e;
+
+	state_save_init(saved);
+	devices_state(ds, saved);
+	cr_assert_eq(state_finish(saved, &e), 0, "%s", e.msg);
+}
+
+/* Machines of before mem and net go on without them. */
+Test(state, devices_that_a_saved_machine_did_not_have_are_at_power_on)
+{
+	struct device_config set[] = {
+	    {.kind = DEVICE_RNG},
+	    {.kind = DEVICE_BALLOON, .balloon.target_pages = 77},
+	    {.kind = DEVICE_MEM, .mem = {.gpa = 1ULL << 40, .region_bytes = DEVICE_MEM_BLOCK}},
+	    net_config(),
+	};
+	struct devices *now, *then;
+	struct state_io saved;
+	struct err e;
+
+	rig_init(&from, &set[0]);
+	now = make_set(set, 4);
+	for (unsigned int n = 1; n <= 4; n++) {
+		then = make_set(set, n);
+		save_set(then, &saved);
+		if (n == 1) {
+			cr_expect_eq(restore_set(now, &saved, &e), -EINVAL);
+			cr_expect(strstr(e.msg, "1 in the saved state, 4 here"), "%s", e.msg);
+		} else {
+			cr_expect_eq(restore_set(now, &saved, &e), 0, "%s", e.msg);
+		}
+		cr_expect_not(device_active(devices_get(now, 2)));
+		cr_expect_not(device_active(devices_get(now, 3)));
+		state_fini(&saved);
+		devices_destroy(then);
+	}
+	/* The other way round it is refused: its drivers would have nobody to talk to. */
+	then = make_set(set, 2);
+	save_set(now, &saved);
+	cr_expect_eq(restore_set(then, &saved, &e), -EINVAL);
+	cr_expect(strstr(e.msg, "4 in the saved state, 2 here"), "%s", e.msg);
+	state_fini(&saved);
+	devices_destroy(then);
+	devices_destroy(now);
+}
