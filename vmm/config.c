@@ -19,14 +19,15 @@
  * What saves boot time: no probing of UARTs that are not there, no calibration, no
  * self-tests, no other file system tried for the root. noreplace-smp: a kernel with one
  * CPU would else patch away the LOCK prefixes at 8192 places, each by way of a temporary
- * address space. reboot=k resets through the keyboard controller, at the first try;
- * panic=-1 does so at once. The last two: memory that is added is used, most of it for what can be
- * moved, so that it can be taken away again.
+ * address space. dummy.numdummies=0: the interface that nobody asked for. reboot=k resets through
+ * the keyboard controller, at the first try; panic=-1 does so at once. The last two: memory that is
+ * added is used, most of it for what can be moved, so that it can be taken away again.
  */
 #define CMDLINE_COMMON                                                                             \
 	"init=/sbin/dormouse-agent console=ttyS0 quiet reboot=k panic=-1 8250.nr_uarts=1 "         \
 	"i8042.noaux i8042.nomux i8042.dumbkbd no_timer_check tsc=reliable random.trust_cpu=on "   \
-	"cryptomgr.notests rootfstype=ext4 noreplace-smp memhp_default_state=online "              \
+	"cryptomgr.notests rootfstype=ext4 noreplace-smp dummy.numdummies=0 "                      \
+	"memhp_default_state=online "                                                              \
 	"memory_hotplug.online_policy=auto-movable"
 
 struct body {
