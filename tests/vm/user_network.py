@@ -40,8 +40,9 @@ def serve(port, say):
 held = []
 threading.Thread(target=serve, args=(7000, b"internet\\n"), daemon=True).start()
 threading.Thread(target=serve, args=(53, b"names\\n"), daemon=True).start()
-u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-u.bind(("0.0.0.0", 53))
+u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+u.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+u.bind(("::", 53))
 print("ready", flush=True)
 while True:
     data, who = u.recvfrom(2048)
@@ -175,8 +176,13 @@ def network_opens_and_closes():
         assert not world.reached, world.reached
         for end in CLOSED:
             assert "internet" not in said[end] and "timed out" not in said[end], (end, said[end])
-        names = vm.guest("exec", "bash", "-c", "exec 3<>/dev/udp/10.0.2.3/53; echo who >&3; head -1 <&3")
-        assert names == "answer to who\n", names
+        ask = ("exec", "bash", "-c", "exec 3<>/dev/udp/10.0.2.3/53; echo who >&3; timeout 60 head -1 <&3")
+        assert vm.guest(*ask) == "answer to who\n"
+        net.call("policy", internet=True, dns=INET6)
+        assert vm.guest(*ask) == "answer to who\n", "over IPv6"
+        # Nobody listens there: who asks is told so.
+        net.call("policy", internet=True, dns=HOST4)
+        assert "refused" in vm.guest(*ask, check=False).stderr
         ip(f"addr add {LATE}/32 dev wire")
         assert "refused" in try_all(vm, [(LATE, PORT)])[(LATE, PORT)]
         assert not world.reached, world.reached
@@ -211,3 +217,85 @@ def network_closes_connections():
         net = Network(vm, internet=True)
         assert b"reset" in client.stderr.read() and client.wait() != 0
         assert try_all(vm, [(INET4, PORT)])[(INET4, PORT)] == "internet"
+
+
+API_PORT = 8099
+# Of perl-base, which every image has. Says where it is to whoever connects, over IPv4 and IPv6.
+PERL_SERVER = (
+    "use Socket; socket(S, PF_INET6, SOCK_STREAM, 0) or die; setsockopt(S, 41, 26, pack('l', 0)) or die; "
+    "bind(S, pack_sockaddr_in6(%d, Socket::inet_pton(AF_INET6, '::'))) or die; listen(S, 9) or die; "
+    "while (accept(C, S)) { syswrite(C, qq(%s\\n)); close(C) }"
+)
+
+
+def start_guest(stack, name):
+    """A sandbox with a network, and a server in it that says its name."""
+    vm = stack.enter_context(Vmm())
+    vm.boot(net={"backend": "user"})
+    first = vm.start("exec", "bash", "-c", f"exec 3<>/dev/tcp/{INET4}/{PORT}; head -1 <&3")
+    vm.control.wait_event("net_wanted")
+    net = Network(vm, internet=True, dns=INET4)
+    assert first.communicate()[0] == b"internet\n"
+    vm.start("exec", "perl", "-e", PERL_SERVER % (PORT, name))
+    ends = [("127.0.0.1", PORT), ("10.0.2.15", PORT), ("fd00:6f63::15", PORT)]
+    wait_until("it listens", lambda: try_all(vm, ends[:1])[ends[0]] == name)
+    # What every sandbox takes for its own address is its own, and no other's.
+    assert set(try_all(vm, ends).values()) == {name}
+    return vm, net
+
+
+@contextlib.contextmanager
+def api_server():
+    """A dormoused that listens everywhere."""
+    scratch = os.environ.get("DORMOUSE_SCRATCH", "/var/tmp")
+    with tempfile.TemporaryDirectory(dir=scratch) as state:
+        options = [f"--listen=tcp:0.0.0.0:{API_PORT}", f"--listen=tcp:[::]:{API_PORT + 1}", f"--state={state}",
+                   "--no-auth", "--pool-size=0"]
+        with subprocess.Popen([f"{BUILD}/dormoused", *options]) as process:
+            try:
+                for end in [(a, API_PORT) for a in (HOST4, HOST_PRIVATE, "127.0.0.1")] + [(HOST6, API_PORT + 1)]:
+                    wait_until(f"it listens at {end}", lambda end=end: listens(process, end))
+                yield
+            finally:
+                process.kill()
+
+
+def listens(process, end):
+    assert process.poll() is None, "it has ended"
+    with contextlib.suppress(OSError), socket.create_connection(end):
+        return True
+
+
+def udp_ports():
+    """Local ones of this network namespace, over IPv4."""
+    with open("/proc/self/net/udp") as f:
+        return {int(line.split()[1].split(":")[1], 16) for line in f.readlines()[1:]}
+
+
+@case("user-mode network: neither another sandbox, nor its sockets on the host, nor the API listener can be reached")
+def network_hides_sandboxes():
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(World())
+        stack.enter_context(api_server())
+        one, _ = start_guest(stack, "one")
+        before = udp_ports()
+        two, net_two = start_guest(stack, "two")
+        # A socket of its network on the host, to which anybody could send there.
+        asks = two.start("exec", "bash", "-c", f"exec 3<>/dev/udp/{INET4}/53; echo a >&3; head -1 <&3; read x; head -1 <&3")
+        assert asks.stdout.readline() == b"answer to a\n"
+        [port] = udp_ports() - before
+        closed = [(a, p) for a in (HOST4, HOST_PRIVATE, "10.0.2.2", "10.0.2.3")
+                  for p in (PORT, API_PORT)]
+        closed += [(a, p) for a in (HOST6, "fd00:6f63::2", f"::ffff:{HOST4}", f"64:ff9b::{0x5db8:x}:{0xd801:x}")
+                   for p in (PORT, API_PORT + 1)]
+        said = try_all(one, closed)
+        assert len(said) == len(closed), said
+        for end in closed:
+            # At once: what a filter that only drops would make of it is a time-out.
+            assert re.search("refused|unreachable|denied|Invalid", said[end]), (end, said[end])
+        heard = net_two.call("stats")["framesIn"]
+        for address in (HOST4, HOST_PRIVATE, "10.0.2.2"):
+            one.guest("exec", "bash", "-c", f"exec 3<>/dev/udp/{address}/{port}; echo hello >&3; echo again >&3 || true")
+        assert net_two.call("stats")["framesIn"] == heard and net_two.call("stats")["unasked"] == 0
+        assert not world.reached, world.reached
+        asks.kill()

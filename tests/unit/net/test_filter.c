@@ -261,6 +261,27 @@ Test(filter, queries_too_long_for_ipv6_are_refused, .init = open_filter)
 	cr_expect_eq(filter_from_guest(&filter, &f), FILTER_ANSWER);
 }
 
+/* A name that leads into a closed network: the answer is the guest's to read, its address is
+ * closed. */
+Test(filter, rebinding, .init = open_filter)
+{
+	static const char *const inside[] = {"127.0.0.1", "192.168.7.1", "169.254.169.254",
+					     "10.0.2.2"};
+	struct made answer;
+
+	cr_expect_eq(out(made_udp(G4, "10.0.2.3", 4000, 53)), FILTER_PASS);
+	for (size_t i = 0; i < 4; i++) {
+		struct net_addr a = addr_of(inside[i]);
+
+		answer = made_udp("9.9.9.9", G4, 53, 4000);
+		memcpy(answer.data + 14 + 20 + 8, a.b, 4);
+		made_sum(&answer);
+		cr_expect_eq(in(answer), FILTER_PASS);
+		cr_expect_eq(out(made_tcp(G4, inside[i], 1, 443, TCP_F_SYN)), FILTER_ANSWER, "%s",
+			     inside[i]);
+	}
+}
+
 Test(filter, nothing_comes_from_where_nothing_may_go, .init = open_filter)
 {
 	cr_expect_eq(in(made_udp("1.1.1.1", G4, 1, 2)), FILTER_PASS);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* libslirp behind the filter: what the guest hears. No network is needed: nothing gets out. */
+#include <sched.h>
+
 #include "server/net/stack.h"
 #include "tests/unit/net/frames.h"
 
@@ -101,4 +103,19 @@ Test(stack, nothing_to_wait_for_when_there_is_nothing, .init = begin, .fini = en
 	cr_expect_eq(timeout, -1);
 	stack_dispatch(stack, p);
 	cr_expect_eq(stack_counts(stack).tcp, 0);
+}
+
+/* Sockets of the host are few: those of one guest are bounded, and who has one goes on. */
+Test(stack, a_flood_of_ports, .init = begin, .fini = end)
+{
+	/* In a network without a way out, so that nothing leaves the machine. */
+	cr_assert(!unshare(CLONE_NEWNET) || !unshare(CLONE_NEWUSER | CLONE_NEWNET));
+	filter.policy.internet = true;
+	for (unsigned int i = 0; i < 2 * STACK_UDP_MAX; i++)
+		say(made_udp(G4, "1.1.1.1", (uint16_t)(1000 + i), 443));
+	cr_expect_eq(stack_counts(stack).udp, STACK_UDP_MAX);
+	cr_expect_eq(filter.stats.limited, STACK_UDP_MAX);
+	cr_expect(parsed(&heard).proto == PROTO_ICMP4 && heard.data[14 + 20] == 3, "and is told");
+	say(made_udp(G4, "1.1.1.1", 1000, 443));
+	cr_expect_eq(filter.stats.limited, STACK_UDP_MAX, "it has one");
 }

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The socket of frames: what is no frame, and a guest that takes none. */
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server/net/port.h"
+#include "tests/unit/net/frames.h"
+
+static struct port *port;
+static int vmm; /* the other end */
+
+static void begin(void)
+{
+	struct err e;
+	int pair[2];
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
+	vmm = pair[1];
+	cr_assert_eq(port_create(&port, pair[0], &e), 0);
+}
+
+static void end(void)
+{
+	port_destroy(port);
+	close(vmm);
+}
+
+static unsigned int taken;
+
+static void take(void *arg, uint8_t *data, size_t len)
+{
+	(void)arg;
+	cr_expect_eq(data[0], (uint8_t)len);
+	taken++;
+}
+
+static uint64_t bad(void)
+{
+	uint64_t n, lost;
+
+	port_counts(port, &n, &lost);
+	return n;
+}
+
+Test(port, what_is_no_frame_is_counted_and_the_rest_goes_on, .init = begin, .fini = end)
+{
+	static uint8_t message[VNET_HDR + FRAME_MAX + 1];
+	static const size_t lengths[] = {1, VNET_HDR - 1, sizeof(message)};
+
+	for (size_t i = 0; i < 3; i++)
+		cr_assert_eq(send(vmm, message, lengths[i], 0), lengths[i]);
+	message[0] = VNET_CSUM; /* of nothing */
+	cr_assert_eq(send(vmm, message, VNET_HDR + 60, 0), VNET_HDR + 60);
+	message[0] = 0;
+	message[1] = 1; /* segmentation, which is not offered */
+	cr_assert_eq(send(vmm, message, VNET_HDR + 60, 0), VNET_HDR + 60);
+	message[1] = 0;
+	message[VNET_HDR] = 60;
+	cr_assert_eq(send(vmm, message, VNET_HDR + 60, 0), VNET_HDR + 60);
+	taken = 0;
+	cr_assert_eq(port_receive(port, take, NULL), 0);
+	cr_expect_eq(bad(), 5);
+	cr_expect_eq(taken, 1);
+	close(vmm);
+	cr_expect(port_receive(port, take, NULL) < 0, "the end");
+}
+
+/* What it is sent waits up to a limit, then is lost, and none of it comes twice or late. */
+Test(port, a_guest_that_takes_nothing, .init = begin, .fini = end)
+{
+	static uint8_t frame[FRAME_MAX], got[VNET_HDR + FRAME_MAX];
+	uint32_t sent = 0, next = 0, n;
+	uint64_t none, lost = 0;
+
+	while (lost < 10) {
+		memcpy(frame, &sent, sizeof(sent));
+		port_send(port, frame, sizeof(frame));
+		port_counts(port, &none, &lost);
+		cr_assert_lt(++sent, 10000, "it takes everything");
+	}
+	cr_expect(port_is_full(port) && port_waits(port));
+	cr_expect_lt((uint64_t)sent * FRAME_MAX, 32u << 20);
+	while (recv(vmm, got, sizeof(got), MSG_DONTWAIT) == (ssize_t)sizeof(got)) {
+		memcpy(&n, got + VNET_HDR, sizeof(n));
+		cr_assert_eq(n, next++);
+		cr_assert_eq(port_flush(port), 0);
+	}
+	cr_expect_eq(next, sent - 10, "all that were not lost");
+	cr_expect(!port_is_full(port) && !port_waits(port));
+}
