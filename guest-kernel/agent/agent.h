@@ -55,7 +55,8 @@ struct agent {
 int agent_init(struct agent *a, bool test);
 /* For tests: all connections must have ended. */
 void agent_fini(struct agent *a);
-/* The default user of commands and owner of files: `sandbox`, or root where the image lacks it. */
+/* The default user of commands and owner of files: the one that an imported image names, else
+ * `sandbox`, or root where the image lacks it. */
 int agent_default_user(struct agent *a, struct user *u, bool *is_sandbox);
 /* Wait until late set-up is done. Return: the cgroup's descriptor or -1. */
 int agent_wait_ready(struct agent *a);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,14 +41,17 @@ static char *join(const char *dir, const char *name)
 	return asprintf(&path, "%s/%s", dir, name) < 0 ? NULL : path;
 }
 
-static char *make_cwd(const struct user *u, const char *cwd)
+static char *make_cwd(struct agent *a, const struct user *u, const char *cwd)
 {
+	char said[PATH_MAX];
 	struct stat st;
 
 	if (cwd && cwd[0] == '/')
 		return strdup(cwd);
 	if (cwd && cwd[0])
 		return join(u->home, cwd);
+	if (userdb_setting(&a->users, a->etc, "workdir", said, sizeof(said)))
+		return strdup(stat(said, &st) < 0 ? "/" : said);
 	/* Nobody asked for the home directory: without one any place will do. */
 	return strdup(stat(u->home, &st) < 0 ? "/" : u->home);
 }
@@ -70,7 +74,7 @@ static int make_command(struct agent *a, const struct request *r, struct command
 		env_add(&c->env, *v);
 	for (char **v = r->env; v && *v; v++)
 		env_add(&c->env, *v);
-	c->cwd = make_cwd(&c->user, r->cwd);
+	c->cwd = make_cwd(a, &c->user, r->cwd);
 	if (c->cwd)
 		env_set(&c->env, "PWD", c->cwd);
 	/* The caller releases both by command_fini(), which the analyzer does not follow. */

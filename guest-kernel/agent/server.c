@@ -74,12 +74,16 @@ void agent_fini(struct agent *a)
 
 int agent_default_user(struct agent *a, struct user *u, bool *is_sandbox)
 {
-	char self[16];
+	char self[16], said[128];
+	const char *name = a->user;
 	int rc = -EINVAL;
 
+	if (!name && userdb_setting(&a->users, a->etc, "user", said, sizeof(said)))
+		name = said;
+
 	snprintf(self, sizeof(self), "%u", (unsigned int)geteuid());
-	if (a->user || !a->test)
-		rc = userdb_find(&a->users, a->etc, a->user ? a->user : "sandbox", u, NULL);
+	if (name || !a->test)
+		rc = userdb_find(&a->users, a->etc, name ? name : "sandbox", u, NULL);
 	if (is_sandbox)
 		*is_sandbox = !rc;
 	if (rc)

@@ -25,6 +25,7 @@ void userdb_fini(struct userdb *db)
 	free(db->passwd.text);
 	free(db->group.text);
 	free(db->environment.text);
+	free(db->image.text);
 	pthread_mutex_destroy(&db->lock);
 }
 
@@ -141,6 +142,41 @@ static void find_groups(const char *text, struct user *u)
 			u->groups[u->groups_len++] = gid;
 }
 
+static bool find_group(const char *text, const char *who, gid_t *gid)
+{
+	bool by_gid = parse_id(who, gid);
+	struct line l;
+
+	while (!by_gid && text && next_line(&text, &l))
+		if (l.fields >= 3 && !strcmp(l.field[0], who))
+			return parse_id(l.field[2], gid);
+	return by_gid;
+}
+
+/* With the lock held: "user" or "user:group". */
+static bool find_pair(const struct userdb *db, const char *who, struct user *u)
+{
+	const char *colon = strchr(who, ':');
+	char name[sizeof(u->name)];
+
+	if (!colon) {
+		if (!find_passwd(db->passwd.text, who, u))
+			return false;
+		find_groups(db->group.text, u);
+		return true;
+	}
+	if ((size_t)(colon - who) >= sizeof(name))
+		return false;
+	memcpy(name, who, (size_t)(colon - who));
+	name[colon - who] = '\0';
+	if (!find_passwd(db->passwd.text, name, u) ||
+	    !find_group(db->group.text, colon + 1, &u->gid))
+		return false;
+	u->groups[0] = u->gid;
+	u->groups_len = 1;
+	return true;
+}
+
 int userdb_find(struct userdb *db, const char *etc, const char *who, struct user *u, struct err *e)
 {
 	bool found;
@@ -148,9 +184,7 @@ int userdb_find(struct userdb *db, const char *etc, const char *who, struct user
 	pthread_mutex_lock(&db->lock);
 	refresh(&db->passwd, etc, "passwd");
 	refresh(&db->group, etc, "group");
-	found = find_passwd(db->passwd.text, who, u);
-	if (found)
-		find_groups(db->group.text, u);
+	found = find_pair(db, who, u);
 	pthread_mutex_unlock(&db->lock);
 	return found ? 0 : err_set(e, -EINVAL, "no user %s in this image", who);
 }
@@ -165,4 +199,25 @@ char *userdb_environment(struct userdb *db, const char *etc)
 		copy = strdup(db->environment.text);
 	pthread_mutex_unlock(&db->lock);
 	return copy;
+}
+
+bool userdb_setting(struct userdb *db, const char *etc, const char *key, char *value, size_t size)
+{
+	size_t len = strlen(key), n;
+	bool found = false;
+
+	pthread_mutex_lock(&db->lock);
+	refresh(&db->image, etc, "dormouse-image");
+	for (const char *line = db->image.text; line && *line && !found;
+	     line += n, line += *line == '\n') {
+		n = strcspn(line, "\n");
+		found = n > len + 1 && n - len - 1 < size && !memcmp(line, key, len) &&
+			line[len] == '=';
+		if (!found)
+			continue;
+		memcpy(value, line + len + 1, n - len - 1);
+		value[n - len - 1] = '\0';
+	}
+	pthread_mutex_unlock(&db->lock);
+	return found;
 }

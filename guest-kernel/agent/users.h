@@ -37,7 +37,7 @@ struct etc_file {
 
 struct userdb {
 	pthread_mutex_t lock;
-	struct etc_file passwd, group, environment;
+	struct etc_file passwd, group, environment, image;
 };
 
 void userdb_init(struct userdb *db);
@@ -47,13 +47,22 @@ void userdb_fini(struct userdb *db);
  * userdb_find() - Look a user up
  * @etc:	Folder of the files
  * @who:	Name or decimal uid. A uid that has no entry is a user without a name, with
- *		the group of the same number and home `/`
+ *		the group of the same number and home `/`. Behind a colon may be the name or gid
+ *		of the only group it then has
  *
- * Return: 0, or -EINVAL if there is no user of that name
+ * Return: 0, or -EINVAL if there is no user or group of that name
  */
 int userdb_find(struct userdb *db, const char *etc, const char *who, struct user *u, struct err *e);
 
 /* The text of ETC/environment, malloc'ed; NULL if there is none. */
 char *userdb_environment(struct userdb *db, const char *etc);
+
+/**
+ * userdb_setting() - What an imported image says of its commands: ETC/dormouse-image, "KEY=VALUE"
+ * @key:	"user" or "workdir"
+ *
+ * Return: true and @value; false if nothing is said, or more than fits
+ */
+bool userdb_setting(struct userdb *db, const char *etc, const char *key, char *value, size_t size);
 
 #endif
