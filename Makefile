@@ -33,22 +33,26 @@ src_devices  := $(wildcard devices/*.c)
 src_snapshot := $(wildcard snapshot/*.c)
 src_vmm      := $(filter-out vmm/main.c,$(wildcard vmm/*.c))
 src_vmm      += $(B)/gen/seccomp_filters.c
-src_server   := $(filter-out server/main.c server/net/%,$(wildcard server/*.c server/*/*.c))
+src_server   := $(filter-out server/main.c server/net/% server/oci/%,$(wildcard server/*.c server/*/*.c))
 # Ranges of addresses in its options.
 src_server   += server/net/addr.c
 src_net      := $(filter-out server/net/main.c,$(wildcard server/net/*.c)) $(B)/gen/seccomp_net.c
+# Environments of images are written in one way.
+src_oci      := $(filter-out server/oci/main.c,$(wildcard server/oci/*.c)) $(B)/gen/seccomp_oci.c \
+                server/manager/step.c
 src_agent    := $(filter-out guest-kernel/agent/main.c,$(wildcard guest-kernel/agent/*.c))
 src_cli      := $(filter-out tools/cli/main.c,$(wildcard tools/cli/*.c tools/doctor/*.c))
 src_bench    := $(filter-out tools/bench/main.c,$(wildcard tools/bench/*.c))
 # The part of lib/ that goes into the guest: no JSON, no library but libc.
 src_guestlib := $(filter-out $(wildcard lib/json*.c lib/vmm_client.c lib/state.c),$(src_lib))
 
-folders := lib devices snapshot vmm server net agent cli bench
+folders := lib devices snapshot vmm server net oci agent cli bench
 
 libs_json   := -ljansson
 libs_vmm    := -lfdt -luring -ljansson -lz -lpthread
 libs_server := -lmicrohttpd -lhttp_parser -lwslay -lsqlite3 -ljansson -lcrypto -lpthread
 libs_net    := -lslirp -lhttp_parser -ljansson
+libs_oci    := -larchive -lext2fs -lcom_err -ljansson -lcrypto
 libs_bench  := -ljansson -lm -lpthread
 libs_cli    := -lcurl -lwslay -ljansson -luring -lcrypto -lpthread
 
@@ -59,6 +63,7 @@ objs = $(patsubst %.c,$(B)/$(1)/%.o,$(2))
 PROGRAMS := $(if $(wildcard vmm/main.c),$(B)/dormouse-vmm) \
             $(if $(wildcard server/main.c),$(B)/dormoused) \
             $(if $(wildcard server/net/main.c),$(B)/dormouse-net) \
+            $(if $(wildcard server/oci/main.c),$(B)/dormouse-oci) \
             $(if $(wildcard tools/cli/main.c),$(B)/dormouse) \
             $(if $(wildcard tools/bench/main.c),$(B)/dormouse-bench) \
             $(if $(wildcard tools/ram/main.c),$(B)/dormouse-ram) \
@@ -71,7 +76,7 @@ all: $(PROGRAMS)
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make            build dormouse-vmm, dormoused, dormouse-net, dormouse, dormouse-ram, dormouse-img and dormouse-agent into build/
+## make            build dormouse-vmm, dormoused, dormouse-net, dormouse-oci, dormouse, dormouse-ram, dormouse-img and dormouse-agent into build/
 ## make deps       install the Debian packages that build and tests need (root), or print the command
 ## make images     build (or take from the cache) the guest kernel and the root images
 ## make demo       run the npm client against a server, end to end
@@ -101,6 +106,8 @@ $(B)/dormoused: $(B)/obj/server/main.o $(call arch,obj,server lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_server)
 $(B)/dormouse-net: $(B)/obj/server/net/main.o $(call arch,obj,net lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_net)
+$(B)/dormouse-oci: $(B)/obj/server/oci/main.o $(call arch,obj,oci lib)
+	$(CC) $(LDREL) -o $@ $^ $(libs_oci)
 $(B)/dormouse: $(B)/obj/tools/cli/main.o $(call arch,obj,cli lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_cli)
 $(B)/dormouse-bench: $(B)/obj/tools/bench/main.o $(call arch,obj,bench lib)
@@ -125,6 +132,10 @@ $(B)/gen/seccomp_filters.c: $(B)/host/seccomp $(syscall_sources)
 $(B)/gen/seccomp_net.c: $(B)/host/seccomp $(wildcard server/net/*.c)
 	@mkdir -p $(@D)
 	cat $(wildcard server/net/*.c) | grep '#syscalls' | $(B)/host/seccomp >$@
+
+$(B)/gen/seccomp_oci.c: $(B)/host/seccomp $(wildcard server/oci/*.c)
+	@mkdir -p $(@D)
+	cat $(wildcard server/oci/*.c) | grep '#syscalls' | $(B)/host/seccomp >$@
 
 # --- objects and archives: one rule per flavour -------------------------------
 define flavour
@@ -154,6 +165,7 @@ needs_snapshot := snapshot devices lib
 needs_vmm      := vmm snapshot devices lib
 needs_server   := server agent lib
 needs_net      := net lib
+needs_oci      := oci lib
 needs_agent    := agent lib
 needs_cli      := cli lib
 needs_bench    := bench lib
@@ -163,6 +175,7 @@ ulibs_snapshot := $(libs_vmm)
 ulibs_vmm      := $(libs_vmm)
 ulibs_server   := $(libs_server)
 ulibs_net      := $(libs_net)
+ulibs_oci      := $(libs_oci)
 ulibs_agent    := $(libs_json)
 ulibs_cli      := $(libs_cli)
 ulibs_bench    := $(libs_bench)
@@ -191,6 +204,8 @@ $(B)/fuzz/server_%:   $(B)/fuzz/tests/fuzz/server_%.o   $(call arch,fuzz,server 
 	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_server)
 $(B)/fuzz/net_%:    $(B)/fuzz/tests/fuzz/net_%.o    $(call arch,fuzz,net lib)
 	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_net) -lpthread
+$(B)/fuzz/oci_%:      $(B)/fuzz/tests/fuzz/oci_%.o      $(call arch,fuzz,oci lib)
+	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_oci)
 $(B)/fuzz/agent_%:    $(B)/fuzz/tests/fuzz/agent_%.o    $(call arch,fuzz,agent lib)
 	$(CLANG) -fsanitize=fuzzer,address,undefined -o $@ $^ $(libs_json) -lpthread
 
@@ -290,7 +305,7 @@ bench-lab: $(PROGRAMS) $(addprefix $(B)/test/,vm-guest bench-spawn bench-connect
 .PHONY: api
 $(B)/asan/dormoused: $(B)/asan/server/main.o $(call arch,asan,server lib)
 	$(CC) $(ASAN) -o $@ $^ $(libs_server)
-api: $(B)/asan/dormoused $(B)/dormouse-agent $(B)/dormouse-net
+api: $(B)/asan/dormoused $(B)/dormouse-agent $(B)/dormouse-net $(B)/dormouse-oci
 	@DORMOUSED=$(CURDIR)/$(B)/asan/dormoused tests/run tap api tests/api/run
 
 # --- many clients at once; LOAD=options of tests/load/run ------------------------------

@@ -12,8 +12,8 @@
 #include "lib/err.h"
 
 extern const struct sock_fprog seccomp_process, seccomp_child;
-/* "#syscalls:net": dormouse-net. */
-extern const struct sock_fprog seccomp_net;
+/* "#syscalls:net": dormouse-net; "#syscalls:oci": dormouse-oci. */
+extern const struct sock_fprog seccomp_net, seccomp_oci;
 
 /* What a process ends with that makes another call, after a line in the log that names it. */
 #define SECCOMP_EXIT 159 /* 128 + SIGSYS */
