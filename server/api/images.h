@@ -37,6 +37,9 @@ void api_create_of_snapshot(struct request *r, const char *name, bool by_templat
 
 /* images.c, snapshots.c, templates.c */
 void api_image_build(struct request *r);
+/* import.c: the archive is the body. */
+void api_image_import(struct request *r);
+extern const struct upload_ops api_image_upload;
 void api_image_list(struct request *r);
 void api_image_delete(struct request *r);
 void api_snapshot_create(struct request *r);

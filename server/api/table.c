@@ -2,11 +2,12 @@
 /* The one route table. Routes of the API that are not built yet say so: 501. */
 #include "server/api/images.h"
 
-#define SB     "/sandboxes/:id"
-#define CP     "/sandboxes/checkpoints/:cp"
-#define MAKES  (ROUTE_SLOW | ROUTE_CREATES)
-#define BUILDS (MAKES | ROUTE_EVENTS | ROUTE_LARGE)
-#define LATER  .handler = api_not_implemented, .feature
+#define SB	"/sandboxes/:id"
+#define CP	"/sandboxes/checkpoints/:cp"
+#define MAKES	(ROUTE_SLOW | ROUTE_CREATES)
+#define BUILDS	(MAKES | ROUTE_EVENTS | ROUTE_LARGE)
+#define IMPORTS (MAKES | ROUTE_EVENTS)
+#define LATER	.handler = api_not_implemented, .feature
 
 const struct route api_routes[] = {
     {"GET", "/health", api_health, ROUTE_OPEN, NULL, NULL},
@@ -100,6 +101,7 @@ const struct route api_routes[] = {
     {"GET", SB "/tcp/:port", api_tcp, 0, NULL, NULL},
 
     {"POST", "/images", api_image_build, BUILDS, NULL, NULL},
+    {"POST", "/images/import", api_image_import, IMPORTS, &api_image_upload, NULL},
     {"GET", "/images", api_image_list, 0, NULL, NULL},
     {"DELETE", "/images/:hash", api_image_delete, 0, NULL, NULL},
     {"POST", "/images/:name/patches", api_image_patch_create, 0, NULL, NULL},

@@ -41,10 +41,10 @@ void api_template_list(struct request *r)
 		return;
 	}
 	strbuf_adds(&b, "[");
-	for (size_t i = 0; i < im->n; i++)
+	for (size_t i = 0; i < images_count(im); i++)
 		/* The first of a name counts. */
-		if (images_find_name(im, im->items[i].name) == i)
-			write_template(&b, im->items[i].name, "ready");
+		if (images_find_name(im, im->items[i]->name) == i)
+			write_template(&b, im->items[i]->name, "ready");
 	for (size_t i = 0; i < l.n; i++)
 		if (l.rows[i].status == SNAPSHOT_READY && !image_file(r, l.rows[i].name))
 			write_template(&b, l.rows[i].name, "ready");

@@ -221,8 +221,10 @@ static void request_take_body(struct httpd *h, struct request *r, const char *da
 
 static void request_run(struct request *r)
 {
-	if (r->uploading) {
-		r->uploading = false;
+	bool ends = r->uploading && !r->route->handler;
+
+	r->uploading = false;
+	if (ends) {
 		r->route->upload->end(r);
 	} else if (!r->response && r->body.failed) {
 		reply_error(r, 503, "out of memory");

@@ -36,7 +36,9 @@ struct slow;
 
 /* For routes whose body is a stream. data, end and abort are only called after a begin() that
  * made no reply. abort: the client went away, or end() will not come for another reason; exactly
- * one of end and abort is called. After a reply by data(), neither is: it must have cleaned up. */
+ * one of end and abort is called. Where the route has a handler, too, that is called in place of
+ * end, in the way the route's flags say. After a reply by data(), neither is: it must have cleaned
+ * up. */
 struct upload_ops {
 	void (*begin)(struct request *r);
 	void (*data)(struct request *r, const void *data, size_t len);
@@ -58,7 +60,7 @@ struct route {
 	const char *pattern; /* "/sandboxes/:id/files": segments with ':' are parameters */
 	void (*handler)(struct request *r);
 	unsigned int flags;
-	const struct upload_ops *upload; /* then handler is NULL */
+	const struct upload_ops *upload; /* then handler may be NULL */
 	const char *feature;		 /* for routes that answer 501: what is missing */
 };
 

@@ -19,17 +19,17 @@ static struct file_id id_of(const char *path)
 
 static int set_readable(struct jail *j, const struct manager *m, const char *image)
 {
-	size_t n = 0;
+	size_t n = 0, images = images_count(&m->images);
 
-	j->readable = calloc(m->images.n + 3, sizeof(*j->readable));
-	j->given = calloc(m->images.n + 2, sizeof(*j->given));
+	j->readable = calloc(images + 3, sizeof(*j->readable));
+	j->given = calloc(images + 2, sizeof(*j->given));
 	if (!j->readable || !j->given)
 		return -ENOMEM;
 	j->readable[n++] = m->config->kernel;
 	if (image)
 		j->readable[n++] = image;
-	for (size_t i = 0; !image && i < m->images.n; i++)
-		j->readable[n++] = m->images.items[i].path;
+	for (size_t i = 0; !image && i < images; i++)
+		j->readable[n++] = m->images.items[i]->path;
 	/* Before it is started: what is put in place of a file after this is not what was given. */
 	for (j->given_n = 0; j->given_n < n; j->given_n++)
 		j->given[j->given_n] = id_of(j->readable[j->given_n]);

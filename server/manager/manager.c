@@ -19,6 +19,7 @@
 #include "lib/log.h"
 #include "server/manager/build.h"
 #include "server/manager/gc.h"
+#include "server/manager/import.h"
 #include "server/manager/internal.h"
 #include "server/manager/net.h"
 #include "server/manager/pool.h"
@@ -244,6 +245,8 @@ int manager_start(const struct config *c, struct manager **out, struct err *e)
 	rc = images_load(&m->images, c, e);
 	if (!rc)
 		rc = open_state_dir(m, e);
+	if (!rc)
+		rc = imports_load(m, e);
 	if (!rc)
 		rc = open_store(m, e);
 	if (!rc)

@@ -58,12 +58,15 @@ static bool is_complete(const struct tool *t)
 static void child(const struct tool *t, pid_t parent, int null, int out, int err)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (size_t i = 0; i < t->n_fds; i++)
+		fcntl(t->fds[i], F_SETFD, 0);
 	if (getppid() == parent && dup2(null, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0)
 		execv(t->argv[0], (char *const *)t->argv);
 	_exit(127);
 }
 
 struct running {
+	const struct tool *t;
 	struct manager *m;
 	pid_t pid;
 	struct pollfd p[2]; /* its output, its errors */
@@ -93,6 +96,19 @@ static void take_errors(struct running *run, const char *data, size_t n)
 	said[run->len[1]] = '\0';
 }
 
+static void pass_lines(struct running *run)
+{
+	char *line = run->r->out, *end;
+
+	while ((end = strchr(line, '\n'))) {
+		*end = '\0';
+		run->t->on_line(run->t->ctx, line);
+		line = end + 1;
+	}
+	run->len[0] = strlen(line);
+	memmove(run->r->out, line, run->len[0] + 1);
+}
+
 static void take_output(struct running *run, const char *data, size_t n)
 {
 	char *grown;
@@ -106,6 +122,8 @@ static void take_output(struct running *run, const char *data, size_t n)
 	run->len[0] += n;
 	grown[run->len[0]] = '\0';
 	run->r->out = grown;
+	if (run->t->on_line)
+		pass_lines(run);
 }
 
 static void read_some(struct running *run, int which)
@@ -166,7 +184,7 @@ static int start(const struct tool *t, struct running *run, struct err *e)
 
 int tool_run(const struct tool *t, struct manager *m, struct tool_result *r, struct err *e)
 {
-	struct running run = {.m = m, .r = r};
+	struct running run = {.t = t, .m = m, .r = r};
 	int status = 0, rc;
 
 	memset(r, 0, sizeof(*r));

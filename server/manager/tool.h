@@ -10,6 +10,11 @@
 struct tool {
 	const char *argv[TOOL_ARGS]; /* borrowed but for argv[0] */
 	size_t n;
+	int fds[4]; /* borrowed: it has them open, too, with these numbers */
+	size_t n_fds;
+	/* Called with each line that it prints, as it comes; then tool_result.out has none. */
+	void (*on_line)(void *ctx, const char *line);
+	void *ctx;
 };
 
 struct tool_result {

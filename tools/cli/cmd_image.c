@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* dormouse image build, ls, rm; dormouse snapshot create, ls, rm. */
+/* dormouse image build, import, ls, rm; dormouse snapshot create, ls, rm. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -12,6 +12,7 @@
 #include "tools/cli/cli.h"
 #include "tools/cli/events.h"
 #include "tools/cli/output.h"
+#include "tools/cli/pack.h"
 #include "tools/cli/table.h"
 
 #define MAX_MANIFEST (80u << 20)
@@ -25,8 +26,9 @@ struct build {
 	bool terminal; /* then the last line says how far it is */
 	bool shown;    /* it is on the screen */
 	char at[61];   /* "Step 2/5: ..." */
-	uint64_t begun_ms;
-	json_t *result; /* owned */
+	uint64_t begun_ms, shown_ms;
+	struct pack *pack; /* what is sent; NULL: a manifest */
+	json_t *result;	   /* owned */
 	char error[2048];
 	bool failed;
 };
@@ -105,13 +107,39 @@ static int judge(struct cli *c, struct build *b)
 	return EXIT_OK;
 }
 
-/* Send a body to @path and show the log. Return: an exit code; *@result is set for EXIT_OK. */
-static int build(struct cli *c, const char *path, json_t *body, json_t **result)
+/* How much of an archive is sent, five times a second. */
+static ssize_t source(void *ctx, void *buf, size_t len)
 {
-	struct build b = {.terminal = isatty(STDERR_FILENO), .begun_ms = clock_mono_ms()};
+	struct build *b = ctx;
+	uint64_t now = clock_mono_ms();
+
+	if (now - b->shown_ms >= 200) {
+		b->shown_ms = now;
+		if (b->pack->total > 0)
+			snprintf(b->at, sizeof(b->at), "Sending: %lld of %lld MB",
+				 (long long)b->pack->sent / 1000000,
+				 (long long)b->pack->total / 1000000);
+		else
+			snprintf(b->at, sizeof(b->at), "Sending: %lld MB",
+				 (long long)b->pack->sent / 1000000);
+		hide_progress(b);
+		show_progress(b);
+	}
+	return pack_read(b->pack, buf, len);
+}
+
+/* Send a body to @path, JSON or an archive, and show the log. Return: an exit code; *@result is set
+ * for EXIT_OK. */
+static int build(struct cli *c, const char *path, json_t *body, struct pack *pack, json_t **result)
+{
+	struct build b = {
+	    .terminal = isatty(STDERR_FILENO), .begun_ms = clock_mono_ms(), .pack = pack};
 	struct http_request r = {.method = "POST",
 				 .path = path,
 				 .json = body,
+				 .source = pack ? source : NULL,
+				 .source_ctx = &b,
+				 .source_len = pack ? pack->total : 0,
 				 .accept = "text/event-stream",
 				 .sink = sink,
 				 .sink_ctx = &b};
@@ -126,7 +154,9 @@ static int build(struct cli *c, const char *path, json_t *body, json_t **result)
 		h.stop = cli_catch_interrupt();
 		if (http_call(&h, &r, &a, &e) < 0) {
 			hide_progress(&b);
-			code = h.stop && *h.stop ? EXIT_INTERRUPTED : cli_fail(c, &e);
+			code = h.stop && *h.stop
+				   ? EXIT_INTERRUPTED
+				   : cli_fail(c, pack && pack->err.code ? &pack->err : &e);
 		}
 	}
 	http_answer_fini(&a);
@@ -170,11 +200,23 @@ static json_t *read_manifest(const struct cli *c, const char *path)
 	return NULL;
 }
 
+/* Takes @result over. */
+static int print_result(struct cli *c, json_t *result, const char *field)
+{
+	char clean[256];
+
+	if (c->json)
+		return cli_print_json(result);
+	puts(table_clean(json_string_value(json_object_get(result, field)) ?: "?", clean,
+			 sizeof(clean)));
+	json_decref(result);
+	return EXIT_OK;
+}
+
 /* Build what @file says; @name: as a snapshot, or NULL. Print @field of the result. */
 static int build_file(struct cli *c, const char *file, const char *name, const char *field)
 {
 	json_t *manifest = read_manifest(c, file), *body, *result = NULL;
-	char clean[256];
 	int code;
 
 	if (!manifest)
@@ -184,16 +226,63 @@ static int build_file(struct cli *c, const char *file, const char *name, const c
 		json_decref(body);
 		return cli_usage_error(c, "the name is not valid UTF-8");
 	}
-	code = build(c, name ? "/snapshots" : "/images", body, &result);
+	code = build(c, name ? "/snapshots" : "/images", body, NULL, &result);
 	json_decref(body);
+	return code ? code : print_result(c, result, field);
+}
+
+/* --- imports ---------------------------------------------------------------------------------- */
+
+/* Of a file without its suffixes, or of a directory. The caller frees it. */
+static char *name_of_file(const char *path)
+{
+	static const char *const suffixes[] = {".gz", ".tgz", ".zst", ".tar"};
+	size_t end = strlen(path), begin;
+
+	while (end && path[end - 1] == '/')
+		end--;
+	for (begin = end; begin && path[begin - 1] != '/'; begin--)
+		;
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		size_t len = strlen(suffixes[i]);
+
+		if (end - begin > len && !strncmp(path + end - len, suffixes[i], len))
+			end -= len;
+	}
+	return strndup(path + begin, end - begin);
+}
+
+static int send_archive(struct cli *c, const char *file, const char *name, const char *ref)
+{
+	cleanup_free char *found = name ? strdup(name) : name_of_file(file);
+	cleanup_free char *escaped = found ? http_escape(found) : NULL;
+	cleanup_free char *escaped_ref = http_escape(ref ? ref : "");
+	cleanup_free char *path = NULL;
+	json_t *result = NULL;
+	struct pack p;
+	struct err e;
+	int code;
+
+	if (!escaped || !escaped_ref ||
+	    asprintf(&path, "/images/import?name=%s%s%s", escaped, ref ? "&ref=" : "",
+		     escaped_ref) < 0) {
+		path = NULL;
+		return cli_fail(c, &(struct err){.msg = "out of memory"});
+	}
+	code = pack_open(&p, file, &e) ? cli_fail(c, &e) : build(c, path, NULL, &p, &result);
+	pack_close(&p);
+	return code ? code : print_result(c, result, "templateID");
+}
+
+static int import_image(struct cli *c, int argc, char **argv, const char *name, const char *ref)
+{
+	int code = cli_check_count(c, argc, 1, 1);
+
 	if (code)
 		return code;
-	if (c->json)
-		return cli_print_json(result);
-	puts(table_clean(json_string_value(json_object_get(result, field)) ?: "?", clean,
-			 sizeof(clean)));
-	json_decref(result);
-	return EXIT_OK;
+	if (!name && !strcmp(argv[0], "-"))
+		return cli_usage_error(c, "--name is needed with standard input");
+	return send_archive(c, argv[0], name, ref);
 }
 
 /* --- lists ------------------------------------------------------------------------------------
@@ -302,13 +391,41 @@ static const char *read_verb(struct cli *c, int *argc, char ***argv, int *code)
 	return verb;
 }
 
+/* As read_verb(), with the options of imports. */
+static const char *read_image_verb(struct cli *c, int *argc, char ***argv, const char **name,
+				   const char **ref, int *code)
+{
+	static const struct option options[] = {CLI_COMMON_OPTIONS,
+						{"name", required_argument, NULL, 'n'},
+						{"ref", required_argument, NULL, 'r'},
+						{NULL, 0, NULL, 0}};
+	const char *verb;
+	enum cli_opt got;
+	int opt;
+
+	while ((got = cli_getopt(c, *argc, *argv, "h", options, &opt)) == CLI_OPT_OTHER)
+		*(opt == 'n' ? name : ref) = optarg;
+	*code = got == CLI_OPT_HELP ? EXIT_OK : EXIT_USAGE;
+	if (got != CLI_OPT_DONE || cli_check_count(c, *argc - optind, 1, -1))
+		return NULL;
+	verb = (*argv)[optind];
+	*argc -= optind + 1;
+	*argv += optind + 1;
+	return verb;
+}
+
 int cmd_image(struct cli *c, int argc, char **argv)
 {
+	const char *name = NULL, *ref = NULL, *verb;
 	int code = EXIT_OK;
-	const char *verb = read_verb(c, &argc, &argv, &code);
 
+	verb = read_image_verb(c, &argc, &argv, &name, &ref, &code);
 	if (!verb)
 		return code;
+	if (!strcmp(verb, "import"))
+		return import_image(c, argc, argv, name, ref);
+	if (name || ref)
+		return cli_usage_error(c, "--name and --ref are options of import");
 	if (!strcmp(verb, "build"))
 		return cli_check_count(c, argc, 1, 1) ? EXIT_USAGE
 						      : build_file(c, argv[0], NULL, "contentHash");
@@ -316,7 +433,7 @@ int cmd_image(struct cli *c, int argc, char **argv)
 		return list(c, argc, "/images", print_images);
 	if (!strcmp(verb, "rm"))
 		return rm(c, argc, argv, "/images", "image");
-	return cli_usage_error(c, "\"%s\" is none of build, ls, rm", verb);
+	return cli_usage_error(c, "\"%s\" is none of build, import, ls, rm", verb);
 }
 
 int cmd_snapshot(struct cli *c, int argc, char **argv)

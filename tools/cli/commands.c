@@ -144,12 +144,17 @@ const struct command cli_commands[] = {
      "CHECKPOINT is an id, or SANDBOX:NAME. They run in order, as root, before a fork is\n"
      "handed out, and when one made earlier wakes from hibernation.\n",
      cmd_patch},
-    {"image", "build|ls|rm [FILE|HASH...]", "build images from manifests, list and forget them",
+    {"image", "build|import|ls|rm [FILE|HASH...]", "build and import images, list and forget them",
      "image build FILE builds what the manifest in FILE (JSON; -: standard input) says, shows the\n"
      "log on stderr, and prints the hash. Steps that were built before are not run again.\n"
      "image ls lists what is there, image rm HASH forgets images: 8 digits are enough.\n"
      "Sandboxes and snapshots of them stay. After Ctrl-C the build goes on.\n"
-     "docs/images.md describes manifests.\n"
+     "image import [--name NAME] [--ref REF] FILE|DIR makes a template of a container image: an "
+     "OCI\n"
+     "image layout (a directory, or a tar of one), or an archive of docker save (-: standard "
+     "input).\n"
+     "Prints its name, which is the file's without --name. REF: which one, if there are several.\n"
+     "docs/images.md describes manifests and imports.\n"
      "\n"
      "--json prints the server's answer; of rm [{\"image\":HASH,\"removed\":BOOL}].\n",
      cmd_image},
