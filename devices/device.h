@@ -262,6 +262,8 @@ void device_mem_set_usable(struct device *d, uint64_t bytes);
 /* The guest is to have plugged that much, at most what is usable. Whole blocks. */
 void device_mem_request(struct device *d, uint64_t bytes);
 void device_mem_get(const struct device *d, struct device_mem_info *out);
+/* Is the block of the region plugged that begins at this offset? */
+bool device_mem_is_plugged(const struct device *d, uint64_t offset_bytes);
 
 /**
  * device_net_attach() - Give a network device its backend, in place of the one it had

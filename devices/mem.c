@@ -267,6 +267,13 @@ void device_mem_get(const struct device *d, struct device_mem_info *out)
 	};
 }
 
+bool device_mem_is_plugged(const struct device *d, uint64_t offset_bytes)
+{
+	const struct mem *m = d->priv;
+
+	return offset_bytes < m->c.region_size && is_plugged(m, offset_bytes / DEVICE_MEM_BLOCK);
+}
+
 static bool state_possible(const struct mem *m)
 {
 	return !(m->c.requested_size % DEVICE_MEM_BLOCK) &&

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What "info" and "metrics" say. */
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -68,6 +69,16 @@ static uint64_t count_free(const uint8_t *dropped, const uint64_t *map)
 	return sum;
 }
 
+/* What is unplugged was given back, too, but is no memory of the guest's any more. */
+static bool is_of_guest(const struct vm *vm, uint64_t offset)
+{
+	static_assert(PM_BATCH * 4096ull == DEVICE_MEM_BLOCK, "a batch is a block");
+
+	return offset < vm->base_bytes ||
+	       (vm->devices && device_mem_is_plugged(devices_find(vm->devices, DEVICE_MEM),
+						     offset - vm->base_bytes));
+}
+
 /* What the guest has given back and not taken again. */
 static uint64_t free_kib(const struct vm *vm)
 {
@@ -79,7 +90,7 @@ static uint64_t free_kib(const struct vm *vm)
 		static const uint8_t none[PM_BATCH / 8];
 		uint64_t page = (uintptr_t)vm->ram / 4096 + i;
 
-		if (!memcmp(vm->dropped + i / 8, none, sizeof(none)))
+		if (!memcmp(vm->dropped + i / 8, none, sizeof(none)) || !is_of_guest(vm, i * 4096))
 			continue;
 		if (pread(fd, map, sizeof(map), (off_t)(page * sizeof(map[0]))) != sizeof(map))
 			break;

@@ -18,6 +18,18 @@ static json_t *size_of(struct machine *m)
 	return json_object_get(machine_must(m, "info"), "memory");
 }
 
+static json_int_t given_back(struct machine *m)
+{
+	struct err e;
+	json_t *answer, *r = json_pack("{sssb}", "op", "info", "memory", true);
+	json_int_t kib;
+
+	check(!vmm_client_call(m->client, r, WAIT_MS, &answer, &e), "%s", e.msg);
+	kib = number(json_object_get(answer, "guest_memory"), "free_kib");
+	json_decref(answer);
+	return kib;
+}
+
 static void resize(struct machine *m, int mib)
 {
 	must(m, "memory", json_pack("{si}", "target_mib", mib));
@@ -111,6 +123,7 @@ static void up_and_down(void)
 	wait_for(&source, BASE_MIB);
 	check(number(size_of(&source), "plugged_mib") == 0, "plugged");
 	check(printed(&source, "unplugged"), "it says so");
+	check(given_back(&source) == 0, "what it has no more is not free memory of it");
 	finish(&source);
 }
 

@@ -108,8 +108,12 @@ Test(mem, blocks_are_plugged_and_unplugged)
 	cr_expect_eq(state, 2, "mixed");
 	cr_expect_eq(ask(STATE, GPA + 3 * BLOCK, 5, &state), ACK);
 	cr_expect_eq(state, 1, "unplugged");
+	cr_expect_not(device_mem_is_plugged(r.d, 0));
+	cr_expect(device_mem_is_plugged(r.d, 2 * BLOCK));
+	cr_expect_not(device_mem_is_plugged(r.d, REGION), "beyond it");
 	memset(ram, 1, USABLE);
 	cr_expect_eq(ask(UNPLUG, GPA + 2 * BLOCK, 1, NULL), ACK);
+	cr_expect_not(device_mem_is_plugged(r.d, 2 * BLOCK));
 	cr_expect_eq(plugged(), BLOCK);
 	cr_expect_eq(ram[2 * BLOCK], 0, "it is given back");
 	cr_expect_eq(ram[3 * BLOCK - 1], 0);
