@@ -150,7 +150,7 @@ static void write_header(const struct pack_file *f, unsigned char h[BLOCK])
 	}
 	memcpy(h + 136, "00000000000", 12);
 	h[156] = '0';
-	memcpy(h + 257, "ustar\00000", 8);
+	snprintf((char *)h, NAME_SIZE, "%s", f->name);
 	memset(h + 148, ' ', 8);
 	for (int i = 0; i < BLOCK; i++)
 		sum += h[i];
