@@ -39,8 +39,10 @@ static struct exec_session *start(struct request *r, struct sandbox *s)
 
 	if (!request_bind(r, fields, sizeof(fields) / sizeof(fields[0]), &body))
 		return NULL;
-	if (!body.spec.cmd || !*body.spec.cmd)
+	if (!body.spec.cmd || !*body.spec.cmd) {
 		body.spec.cmd = "/bin/bash";
+		body.spec.or_sh = !json_array_size(body.spec.args);
+	}
 	body.spec.rows = body.rows ? (unsigned int)body.rows : 24;
 	body.spec.cols = body.cols ? (unsigned int)body.cols : 80;
 	rc = exec_start(s, &body.spec, &x, &e);

@@ -385,7 +385,7 @@ static int run_commands(struct output *o, const struct build_at *at, const struc
 			char *why)
 {
 	cleanup_free char *script = step_script(step);
-	const char *const argv[] = {"bash", "-c", script, NULL};
+	const char *const argv[] = {"sh", "-c", RUN_IN_BASH_OR_SH, "sh", script, NULL};
 	struct agent_exec_spec spec = {
 	    .argv = argv,
 	    .cwd = at->workdir,

@@ -18,6 +18,10 @@
 #define TABLE_BUCKETS 1024 /* a power of two */
 #define TICK_MS	      1000
 
+/* For sh: runs the script that is its first argument. Images of containers often have no bash. */
+#define RUN_IN_BASH_OR_SH                                                                          \
+	"if command -v bash >/dev/null; then exec bash -c \"$1\"; fi; exec sh -c \"$1\""
+
 struct exec_session;
 
 struct manager {

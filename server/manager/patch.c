@@ -96,7 +96,7 @@ static int judge(const struct patch_row *p, struct agent_output *out, struct err
 
 static int run_patch(struct sandbox *s, const struct patch_row *p, struct err *e)
 {
-	const char *const argv[] = {"bash", "-c", p->script, NULL};
+	const char *const argv[] = {"sh", "-c", RUN_IN_BASH_OR_SH, "sh", p->script, NULL};
 	struct agent_exec_spec spec = {
 	    .argv = argv,
 	    .sandbox_env = (const char *const *)s->envs,

@@ -75,11 +75,18 @@ void exec_put(struct exec_session *x)
 static const char **argv_of(const struct exec_spec *spec)
 {
 	size_t n = json_array_size(spec->args), i;
-	const char **argv = calloc(n + 4, sizeof(*argv));
+	const char **argv = calloc(n + 5, sizeof(*argv));
 	json_t *arg;
 
 	if (!argv)
 		return NULL;
+	if (spec->or_sh) {
+		argv[0] = "/bin/sh";
+		argv[1] = "-c";
+		argv[2] = "[ ! -x \"$0\" ] || exec \"$0\"; exec /bin/sh";
+		argv[3] = spec->cmd;
+		return argv;
+	}
 	if (!n && spec->kind != EXEC_TERMINAL) {
 		argv[0] = "/bin/sh";
 		argv[1] = "-c";

@@ -51,6 +51,7 @@ struct exec_spec {
 	json_t *envs;	   /* object of strings or NULL */
 	const char *cwd;   /* NULL: the default */
 	int64_t timeout_s; /* 0: none */
+	bool or_sh; /* cmd, a path without args, is /bin/sh in images that have no such file */
 	bool with_stdin;
 	unsigned int rows, cols; /* EXEC_TERMINAL; its cmd is a program, with or without args */
 	unsigned int port; /* EXEC_TUNNEL: a TCP port of the guest's loopback; no cmd, args, ... */

@@ -15,6 +15,7 @@ import './network.mjs';
 import './checkpoints.mjs';
 import './patches.mjs';
 import './images.mjs';
+import './import.mjs';
 import './previews.mjs';
 import './git.mjs';
 import './cli.mjs';

@@ -7,28 +7,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Image, Sandbox, Snapshots, Templates } from './client.mjs';
 import { check, create, key, kill, request, sh, url } from './support.mjs';
+import { tar } from './tar.mjs';
 
 const QUOTED = `a "b" 'c' $HOME \`d\` \\e # f`;
 const BINARY = Buffer.from([0, 1, 255, 10, 13, 0]);
 
 // --- packages, made here: in an emulated guest the tools for it take long -------------------------
-
-/** A tar of [path, content, mode]; no content: a directory. */
-function tar(files) {
-	const blocks = files.map(([path, content, mode]) => {
-		const head = Buffer.alloc(512);
-		const octal = (n, width) => n.toString(8).padStart(width, '0');
-		head.write(`./${path}`, 0);
-		head.write(`${octal(mode, 7)}\0${octal(0, 7)}\0${octal(0, 7)}\0`, 100);
-		head.write(`${octal(content?.length ?? 0, 11)}\0${octal(0, 11)}\0        ${content === undefined ? 5 : 0}`, 124);
-		head.write('ustar\u000000', 257);
-		head.write(`${octal(head.reduce((sum, byte) => sum + byte, 0), 6)}\0 `, 148);
-		const body = Buffer.alloc(Math.ceil((content?.length ?? 0) / 512) * 512);
-		body.write(content ?? '');
-		return Buffer.concat([head, body]);
-	});
-	return Buffer.concat([...blocks, Buffer.alloc(1024)]);
-}
 
 /** A Debian package: an ar of two tars. */
 function deb(control, files, scripts = []) {
@@ -36,7 +20,7 @@ function deb(control, files, scripts = []) {
 		Buffer.from(`${name.padEnd(16)}${'0'.padEnd(12)}${'0'.padEnd(6)}${'0'.padEnd(6)}${'100644'.padEnd(8)}${String(data.length).padEnd(10)}\`\n`),
 		data, Buffer.alloc(data.length % 2, '\n')]);
 	return Buffer.concat([Buffer.from('!<arch>\n'), member('debian-binary', Buffer.from('2.0\n')),
-		member('control.tar', tar([['control', control, 0o644], ...scripts])), member('data.tar', tar(files))]);
+		member('control.tar', tar([['./control', control, 0o644], ...scripts])), member('data.tar', tar(files))]);
 }
 
 function crc32(data) {
@@ -81,11 +65,11 @@ function zip(files) {
 }
 
 const CONTROL = 'Package: dm-hello\nVersion: 1.0\nArchitecture: all\nMaintainer: N <n@example.org>\nDescription: says hello\n';
-const DEB = deb(CONTROL, [['usr', undefined, 0o755], ['usr/bin', undefined, 0o755],
-	['usr/bin/dm-hello', '#!/bin/sh\necho hello from a package\n', 0o755]]);
+const DEB = deb(CONTROL, [['./usr', undefined, 0o755], ['./usr/bin', undefined, 0o755],
+	['./usr/bin/dm-hello', '#!/bin/sh\necho hello from a package\n', 0o755]]);
 // One that cannot be set up, when the other already is.
 const BROKEN_CONTROL = CONTROL.replace('dm-hello', 'dm-broken') + 'Depends: dm-hello\n';
-const BROKEN_DEB = deb(BROKEN_CONTROL, [['usr', undefined, 0o755]], [['postinst', '#!/bin/sh\necho it cannot be set up >&2\nexit 9\n', 0o755]]);
+const BROKEN_DEB = deb(BROKEN_CONTROL, [['./usr', undefined, 0o755]], [['./postinst', '#!/bin/sh\necho it cannot be set up >&2\nexit 9\n', 0o755]]);
 const listed = (control, file, data) =>
 	`${control}Filename: ./${file}\nSize: ${data.length}\nSHA256: ${createHash('sha256').update(data).digest('hex')}\n\n`;
 const PACKAGES = listed(CONTROL, 'hello.deb', DEB) + listed(BROKEN_CONTROL, 'broken.deb', BROKEN_DEB);
