@@ -19,6 +19,7 @@
 
 #define NAME_MAX_BYTES 128
 #define REF_MAX	       512
+#define IMPORTS_MAX    4 /* at once, from the first byte of the archive on */
 #define PENDING	       ".new"
 #define SAID_BAD       1 /* exit code of dormouse-oci: the archive is at fault */
 
@@ -27,6 +28,7 @@ struct import {
 	char *name, *ref;     /* owned */
 	char *pending, *path; /* owned; of the image, while it is made and then */
 	int dir_fd, archive_fd;
+	bool counted; /* among IMPORTS_MAX */
 	uint64_t bytes, max_bytes;
 };
 
@@ -147,6 +149,19 @@ static int check_tools(struct manager *m, struct err *e)
 	return rc;
 }
 
+/* No waiting: whoever sends an archive is on a thread that serves others, too. */
+static int take_place(struct import *i, struct err *e)
+{
+	unsigned int *n = &i->m->imports;
+
+	if (__atomic_add_fetch(n, 1, __ATOMIC_RELAXED) <= IMPORTS_MAX) {
+		i->counted = true;
+		return 0;
+	}
+	__atomic_sub_fetch(n, 1, __ATOMIC_RELAXED);
+	return err_set(e, -EAGAIN, "%d imports are under way, no more run at once", IMPORTS_MAX);
+}
+
 int import_new(struct manager *m, const char *name, const char *ref, struct import **out,
 	       struct err *e)
 {
@@ -168,7 +183,9 @@ int import_new(struct manager *m, const char *name, const char *ref, struct impo
 	i->name = strdup(name);
 	i->ref = ref && *ref ? strdup(ref) : NULL;
 	rc = !i->name || (ref && *ref && !i->ref) ? err_set(e, -ENOMEM, "out of memory")
-						  : open_files(i, e);
+						  : take_place(i, e);
+	if (!rc)
+		rc = open_files(i, e);
 	if (rc)
 		import_free(i);
 	else
@@ -194,6 +211,8 @@ void import_free(struct import *i)
 		return;
 	fd_close(&i->archive_fd);
 	fd_close(&i->dir_fd);
+	if (i->counted)
+		__atomic_sub_fetch(&i->m->imports, 1, __ATOMIC_RELAXED);
 	free(i->pending);
 	free(i->path);
 	free(i->name);

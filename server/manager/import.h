@@ -22,7 +22,8 @@ int imports_load(struct manager *m, struct err *e);
  * @name:	Of the template to be
  * @ref:	Which image of the archive; NULL or "": the only one
  *
- * Return: 0; -EINVAL: no good name; -EEXIST: it is taken; -ENOSYS: dormouse-oci is missing; ...
+ * Return: 0; -EINVAL: no good name; -EEXIST: it is taken; -ENOSYS: dormouse-oci is missing;
+ *	   -EAGAIN: too many are under way; ...
  */
 int import_new(struct manager *m, const char *name, const char *ref, struct import **out,
 	       struct err *e);

@@ -51,6 +51,7 @@ struct manager {
 	struct exec_session *again; /* under loop_lock */
 	unsigned int background;    /* atomic: sessions that the loop drives */
 	bool interrupted;	    /* atomic */
+	unsigned int imports;	    /* atomic: under way, see import.c */
 	struct jobs jobs;
 	struct operation_stats ops[OP_COUNT];
 	struct pool *pool;	     /* owned; shells made in advance */

@@ -166,6 +166,27 @@ def layouts_come_as_tars_and_as_directories_packed_or_not():
             subprocess.run(["e2fsck", "-fn", image_path(s, name)], check=True, capture_output=True)
 
 
+@test
+def no_more_than_four_come_in_at_once():
+    with Server(*TOOLS) as s:
+        busy = []
+        for i in range(4):
+            connection = s.connect()
+            connection.putrequest("POST", f"/images/import?name=app{i}")
+            connection.putheader("Content-Length", "1000")
+            connection.putheader("Expect", "100-continue")
+            connection.endheaders()
+            # Now it is counted.
+            assert connection.sock.recv(4096).startswith(b"HTTP/1.1 100 ")
+            busy.append(connection)
+        refused = post(s, saved(ROOT)).expect(503, "4 imports are under way").json()
+        assert refused["retryable"] is True, refused
+        for connection in busy:
+            connection.close()
+        wait_for("their room", lambda: post(s, saved(ROOT)).status == 201)
+        assert os.listdir(s.state + "/images") == ["app.ext4"]
+
+
 def bad_layers():
     yield "..", tar(entry("a/../../x")), ["layer 1 of 1", "a/../../x"]
     yield "whiteout of a parent", tar(entry("a/.wh...")), ["a/.wh..."]
