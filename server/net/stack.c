@@ -13,6 +13,13 @@
 #include "lib/fd.h"
 #include "lib/log.h"
 
+/*
+ * TCP segments to the guest. libslirp scales no windows, so 65535 bytes are on the way at most, and
+ * Linux offers whole segments as its window: of libslirp's largest ones, which have 32768 bytes,
+ * that is one. Of those that are a byte smaller it is two.
+ */
+#define SEGMENT 32767
+
 enum use { USE_NONE, USE_TCP, USE_UDP, USE_ECHO, USE_KINDS };
 
 struct stack {
@@ -184,7 +191,7 @@ int stack_create(struct stack **out, struct filter *f, const char *metadata,
 			 .in_enabled = true,
 			 .vprefix_len = 64,
 			 .in6_enabled = true,
-			 .if_mtu = FRAME_MTU,
+			 .if_mtu = SEGMENT + 40,
 			 .if_mru = FRAME_MTU,
 			 .disable_host_loopback = true,
 			 .disable_dns = true,
