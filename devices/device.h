@@ -268,7 +268,8 @@ bool device_mem_is_plugged(const struct device *d, uint64_t offset_bytes);
 /**
  * device_net_attach() - Give a network device its backend, in place of the one it had
  * @kind:	Must be the one that the device was made for
- * @fd:		read() and write() move one frame each, with a struct virtio_net_hdr_v1 before it.
+ * @fd:		read() and write() move one frame each, with a struct virtio_net_hdr_v1 before it;
+ *		read() of a socket may give several (lib/net_message.h).
  *		Taken over, also on failure. It is made non-blocking
  *
  * A backend that ends is taken away, as by device_net_detach().

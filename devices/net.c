@@ -35,6 +35,7 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "lib/net_message.h"
 
 /* #syscalls timerfd_create timerfd_settime */
 
@@ -62,11 +63,13 @@ static void timer_fired(struct loop_source *s, uint32_t events)
 		return;
 	n->due_ns = 0;
 	n->rx_limited = false;
+	if (n->tx_quiet)
+		net_tx_tell(n);
 	net_tx(n);
 	net_rx(n);
 }
 
-void net_wake_after(struct net *n, uint64_t ns)
+bool net_wake_after(struct net *n, uint64_t ns)
 {
 	struct itimerspec at = {.it_value = {(time_t)(ns / SECOND_NS), (long)(ns % SECOND_NS)}};
 	uint64_t due_ns = clock_mono_ns() + ns;
@@ -77,14 +80,15 @@ void net_wake_after(struct net *n, uint64_t ns)
 		    loop_add(n->dev->loop, &n->timer, n->timer_fd, EPOLLIN, timer_fired)) {
 			log_guest("net: no timer: %s", strerror(errno));
 			fd_close(&n->timer_fd);
-			return;
+			return false;
 		}
 	}
 	/* Both directions share it; one that is woken early looks again. */
 	if (n->due_ns && n->due_ns <= due_ns)
-		return;
+		return true;
 	n->due_ns = due_ns;
 	timerfd_settime(n->timer_fd, 0, &at, NULL);
+	return true;
 }
 
 /* --- the backend ------------------------------------------------------------------------ */
@@ -116,9 +120,9 @@ int device_net_attach(struct device *d, enum net_backend kind, int fd, struct er
 			     names[n->kind], names[kind]);
 	else
 		rc = net_backend_check(kind, fd, e);
-	if (!rc && !n->frame) {
-		n->frame = malloc(NET_FRAME_MAX + 1);
-		if (!n->frame)
+	if (!rc && !n->message) {
+		n->message = malloc(NET_MESSAGE_MAX + 1);
+		if (!n->message)
 			rc = err_set(e, -ENOMEM, "out of memory");
 	}
 	if (rc) {
@@ -205,8 +209,9 @@ static void net_reset(struct device *d)
 {
 	struct net *n = d->priv;
 
-	n->frame_bytes = 0;
+	net_rx_clear(n);
 	n->tx_full = n->rx_starved = false;
+	n->tx_quiet = 0;
 	/* The status is still that of before. */
 	if (n->fd >= 0)
 		loop_modify(d->loop, &n->source, 0);
@@ -232,6 +237,8 @@ static void net_state(struct device *d, struct state_io *io)
 static void net_post_restore(struct device *d)
 {
 	net_activate(d);
+	/* Who was saved may have been about to. */
+	net_tx_tell(d->priv);
 }
 
 static int net_init(struct device *d, const struct device_config *c, struct err *e)
@@ -270,7 +277,7 @@ static void net_fini(struct device *d)
 	net_backend_drop(n);
 	loop_remove(d->loop, &n->timer);
 	fd_close(&n->timer_fd);
-	free(n->frame);
+	free(n->message);
 	free(n);
 	d->priv = NULL;
 }

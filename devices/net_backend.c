@@ -99,7 +99,7 @@ void net_backend_drop(struct net *n)
 		shutdown(n->fd, SHUT_RDWR);
 	fd_close(&n->fd);
 	n->tx_full = n->rx_starved = n->rx_limited = n->wanted = false;
-	n->frame_bytes = 0;
+	net_rx_clear(n);
 }
 
 void net_backend_watch(struct net *n)

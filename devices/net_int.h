@@ -69,6 +69,8 @@ struct net {
 	bool tx_full;	 /* the backend took no more: wait until it does */
 	bool rx_starved; /* the guest has no buffer: wait for its notification */
 	bool rx_limited; /* wait for the timer */
+	/* Small frames that went out and of which the guest was not told yet. */
+	unsigned int tx_quiet;
 
 	bool wanted;	   /* somebody was asked for a backend */
 	uint64_t asked_ns; /* when; 0: never */
@@ -79,25 +81,35 @@ struct net {
 
 	struct net_direction in, out; /* to the guest, from it */
 
-	/* One frame on its way to the guest, with its header; owned. */
+	/* What the backend gave last, with headers (lib/net_message.h); owned. */
+	uint8_t *message;
+	uint32_t message_bytes, message_at; /* what is from there on is still to be looked at */
+	/* The frame in it that is on its way to the guest, with its header. */
 	uint8_t *frame;
 	uint32_t frame_bytes; /* 0: none */
 };
 
 /* --- net.c --------------------------------------------------------------------------- */
 
-/* Call net_rx() and net_tx() again after @ns, or earlier. */
-void net_wake_after(struct net *n, uint64_t ns);
+/* Call net_rx() and net_tx() again after @ns, or earlier. Return: false if there is no timer. */
+bool net_wake_after(struct net *n, uint64_t ns);
 
 /* --- net_tx.c, net_rx.c: the two directions ------------------------------------------- */
 
 /* Send what the guest has, as far as the backend takes it. */
 void net_tx(struct net *n);
+/* Tell the guest of all frames that went out, at last. */
+void net_tx_tell(struct net *n);
+/* There was an interrupt meanwhile: its handler looks at all queues. */
+void net_tx_told(struct net *n);
 /*
  * Hand the guest what the backend has, as far as the guest has room. Return: true if there may be
  * more for it at once.
  */
 bool net_rx(struct net *n);
+
+/* Forget what is there for the guest. */
+void net_rx_clear(struct net *n);
 
 /* --- net_backend.c -------------------------------------------------------------------- */
 

@@ -2,10 +2,10 @@
 /*
  * virtio-net: frames for the guest.
  *
- * A frame is read into a buffer of ours, one at a time, and copied into as many buffers of the
- * guest as it takes, if the driver has negotiated that (5.1.6.4.1); the driver sees them all at
- * once. A frame for which there are too few waits, and the backend is not read: what it has waits
- * there.
+ * What the backend gives is read into a buffer of ours: one frame, or several that it had at once
+ * (lib/net_message.h). Each is copied into as many buffers of the guest as it takes, if the driver
+ * has negotiated that (5.1.6.4.1); the driver sees them all at once. A frame for which there are
+ * too few waits, and the backend is not read: what it has waits there.
  */
 #include <endian.h>
 #include <errno.h>
@@ -15,6 +15,7 @@
 
 #include "devices/net_int.h"
 #include "lib/clock.h"
+#include "lib/net_message.h"
 
 #define RX_A_TURN 64
 
@@ -39,6 +40,9 @@ static bool fit_header(struct net *n)
 		return false;
 	if ((h.gso_type & NET_GSO_ECN) && !device_has(n->dev, NET_F_GUEST_ECN))
 		return false;
+	/* Between us and it, that was a length. */
+	if (n->kind == NET_USER)
+		h.hdr_len = 0;
 	h.num_buffers = htole16(1);
 	memcpy(n->frame, &h, sizeof(h));
 	return true;
@@ -125,13 +129,19 @@ static bool deliver(struct net *n)
 
 /* --- from the backend --------------------------------------------------------------------- */
 
-/* Return: false if there is none now. */
-static bool fetch(struct net *n)
+void net_rx_clear(struct net *n)
+{
+	n->message_bytes = n->message_at = n->frame_bytes = 0;
+}
+
+/* Return: false if there is nothing now. */
+static bool receive(struct net *n)
 {
 	ssize_t got;
 
+	net_rx_clear(n);
 	do
-		got = read(n->fd, n->frame, NET_FRAME_MAX + 1);
+		got = read(n->fd, n->message, NET_MESSAGE_MAX + 1);
 	while (got < 0 && errno == EINTR);
 	if (got == 0 || (got < 0 && net_backend_gone(errno))) {
 		net_backend_drop(n);
@@ -139,8 +149,40 @@ static bool fetch(struct net *n)
 	}
 	if (got < 0)
 		return false;
-	n->frame_bytes = (uint32_t)got;
-	if (got < NET_FRAME_MIN || got > NET_FRAME_MAX || !fit_header(n)) {
+	n->message_bytes = (uint32_t)got;
+	return true;
+}
+
+/* How long the next frame is with its header; more than there is: it is none. */
+static uint32_t next_bytes(const struct net *n)
+{
+	uint32_t left = n->message_bytes - n->message_at;
+	uint16_t len;
+
+	if (n->kind != NET_USER || left < NET_FRAME_MIN)
+		return left;
+	memcpy(&len, n->message + n->message_at + NET_MESSAGE_LENGTH, sizeof(len));
+	return len ? le16toh(len) + (uint32_t)sizeof(struct net_header) : left;
+}
+
+/* Return: false if there is none now. */
+static bool fetch(struct net *n)
+{
+	uint32_t bytes;
+
+	if (n->message_at == n->message_bytes && !receive(n))
+		return false;
+	bytes = next_bytes(n);
+	n->frame = n->message + n->message_at;
+	n->frame_bytes = bytes;
+	if (bytes < NET_FRAME_MIN || bytes > n->message_bytes - n->message_at) {
+		/* Nobody knows where the next one begins. */
+		net_rx_clear(n);
+		n->in.dropped++;
+		return true;
+	}
+	n->message_at += bytes;
+	if (bytes > NET_FRAME_MAX || !fit_header(n)) {
 		n->frame_bytes = 0;
 		n->in.dropped++;
 	}
@@ -171,13 +213,16 @@ bool net_rx(struct net *n)
 		return false;
 	}
 	virtq_disable_notify(&n->dev->queues[NET_Q_RX].q);
-	/* What is left comes by itself: the descriptor stays readable. */
 	for (; turns < RX_A_TURN && n->fd >= 0 && !limited(n); turns++) {
 		if (n->frame_bytes ? !deliver(n) : !fetch(n))
 			break;
 	}
+	/* What is left in the descriptor comes by itself: it stays readable. */
+	if (turns == RX_A_TURN && (n->frame_bytes || n->message_at < n->message_bytes))
+		device_again(n->dev, NET_Q_RX);
 	n->dev->stats.in_bytes = n->in.n_bytes;
-	device_signal_used(n->dev, NET_Q_RX);
+	if (device_signal_used(n->dev, NET_Q_RX))
+		net_tx_told(n);
 	net_backend_watch(n);
 	/* Frames of the guest may wait for another backend now. */
 	if (!gone && n->fd < 0)

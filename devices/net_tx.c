@@ -10,6 +10,10 @@
  * queue is half full the oldest are dropped: a driver whose queue stands still for seconds takes
  * its device for broken. Frames in which a kernel only speaks of itself when an interface comes up
  * ask for nothing, as a guest that uses no network is to cost none.
+ *
+ * A guest that receives sends an acknowledgement now and then, and its driver wants an interrupt
+ * for each, to free it. That one waits, as the frames that come next have an interrupt, too, in
+ * which the driver looks at both queues.
  */
 #include <endian.h>
 #include <errno.h>
@@ -23,6 +27,11 @@
 #define TX_A_TURN    64
 #define CHAIN_IOV    (VIRTQ_MAX_CHAIN + GUEST_MEM_MAX_REGIONS)
 #define ASK_AGAIN_NS 1000000000ULL
+
+/* The longest acknowledgement: an Ethernet header, an IPv6 one, a TCP one with its options. */
+#define QUIET_BYTES (sizeof(struct net_header) + NET_ETHERNET_BYTES + 40 + 60)
+#define QUIET_MAX   32
+#define QUIET_NS    4000000ULL
 
 /* --- headers ---------------------------------------------------------------------------- */
 
@@ -189,6 +198,31 @@ static uint64_t limited(struct net *n)
 	return wait;
 }
 
+void net_tx_tell(struct net *n)
+{
+	n->tx_quiet = 0;
+	device_signal_used(n->dev, NET_Q_TX);
+}
+
+void net_tx_told(struct net *n)
+{
+	if (n->tx_quiet)
+		(void)virtq_needs_interrupt(&n->dev->queues[NET_Q_TX].q);
+	n->tx_quiet = 0;
+}
+
+static void tell_or_wait(struct net *n)
+{
+	if (n->tx_quiet && n->tx_quiet < QUIET_MAX && net_wake_after(n, QUIET_NS))
+		return;
+	net_tx_tell(n);
+}
+
+static void count_quiet(struct net *n, const struct virtq_chain *c)
+{
+	n->tx_quiet = c->out_bytes > QUIET_BYTES ? QUIET_MAX : n->tx_quiet + 1;
+}
+
 /* Return: VIRTQ_OK if frames wait for the backend, the timer, or a further turn. */
 static enum virtq_status send_frames(struct net *n)
 {
@@ -216,6 +250,7 @@ static enum virtq_status send_frames(struct net *n)
 			return hold_frames(n);
 		}
 		n->dev->stats.requests++;
+		count_quiet(n, &c);
 		if (sent == SENT)
 			net_direction_take(&n->out,
 					   (uint32_t)(c.out_bytes - sizeof(struct net_header)));
@@ -242,6 +277,6 @@ void net_tx(struct net *n)
 	n->dev->stats.out_bytes = n->out.n_bytes;
 	if (s == VIRTQ_BROKEN)
 		device_break(n->dev, "a malformed frame to send");
-	device_signal_used(n->dev, NET_Q_TX);
+	tell_or_wait(n);
 	net_backend_watch(n);
 }

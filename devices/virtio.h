@@ -101,8 +101,9 @@ static inline bool device_has(const struct device *d, uint64_t feature)
 	return d->driver_features & feature;
 }
 
-/* Interrupt the driver if it wants to hear of what was pushed to queue @q: once per batch. */
-void device_signal_used(struct device *d, unsigned int q);
+/* Interrupt the driver if it wants to hear of what was pushed to queue @q: once per batch. Return:
+ * whether it was. */
+bool device_signal_used(struct device *d, unsigned int q);
 
 /* Call queue_notify() for @q again soon, after others had a turn. */
 void device_again(struct device *d, unsigned int q);

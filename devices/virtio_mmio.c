@@ -82,10 +82,12 @@ bool device_active(const struct device *d)
 	return (d->status & (VIRTIO_STATUS_DRIVER_OK | bad)) == VIRTIO_STATUS_DRIVER_OK;
 }
 
-void device_signal_used(struct device *d, unsigned int q)
+bool device_signal_used(struct device *d, unsigned int q)
 {
-	if (virtq_needs_interrupt(&d->queues[q].q))
-		interrupt(d, VIRTIO_INT_USED);
+	if (!virtq_needs_interrupt(&d->queues[q].q))
+		return false;
+	interrupt(d, VIRTIO_INT_USED);
+	return true;
 }
 
 static void set_status(struct device *d, uint32_t status)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "lib/fd.h"
+#include "lib/net_message.h"
 
 #define BATCH	   32
 #define FULL_BYTES (256u << 10)
@@ -26,6 +27,10 @@ struct port {
 	struct waiting *first, **last; /* owned */
 	size_t waiting_bytes;
 	uint64_t bad, lost;
+	/* The message that is being made. */
+	uint8_t next[NET_MESSAGE_MAX];
+	size_t next_bytes, last_at; /* where its last frame's header is */
+	unsigned int next_frames;
 	struct mmsghdr msgs[BATCH];
 	struct iovec iov[BATCH];
 	uint8_t room[BATCH][VNET_HDR + FRAME_MAX]; /* touched as far as frames go */
@@ -101,41 +106,64 @@ int port_receive(struct port *p, void (*take)(void *arg, uint8_t *data, size_t l
 
 /* --- to the guest ------------------------------------------------------------------------ */
 
-static int send_now(struct port *p, const uint8_t *data, size_t len)
+static int send_now(struct port *p, const uint8_t *message, size_t len)
 {
-	/* Sums are right: libslirp has made them. One buffer. */
-	uint8_t hdr[VNET_HDR] = {[0] = VNET_VALID, [10] = 1};
-	struct iovec iov[2] = {{hdr, sizeof(hdr)}, {(void *)data, len}};
-	struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
-
-	while (sendmsg(p->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+	while (send(p->fd, message, len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		if (errno != EINTR)
 			return -errno;
 	return 0;
 }
 
-void port_send(struct port *p, const uint8_t *data, size_t len)
+static bool keep(struct port *p)
 {
+	size_t len = p->next_bytes;
 	struct waiting *w;
-	int rc = p->first ? -EAGAIN : send_now(p, data, len);
 
-	if (!rc)
-		return;
-	if (rc != -EAGAIN || p->waiting_bytes + len > LOSS_BYTES) {
-		p->lost++;
-		return;
-	}
+	if (p->waiting_bytes + len > LOSS_BYTES)
+		return false;
 	w = malloc(sizeof(*w) + len);
-	if (!w) {
-		p->lost++;
-		return;
-	}
+	if (!w)
+		return false;
 	w->next = NULL;
 	w->len = len;
-	memcpy(w->data, data, len);
+	memcpy(w->data, p->next, len);
 	*p->last = w;
 	p->last = &w->next;
 	p->waiting_bytes += len;
+	return true;
+}
+
+void port_push(struct port *p)
+{
+	int rc;
+
+	if (!p->next_frames)
+		return;
+	rc = p->first ? -EAGAIN : send_now(p, p->next, p->next_bytes);
+	if (rc && (rc != -EAGAIN || !keep(p)))
+		p->lost += p->next_frames;
+	p->next_bytes = p->next_frames = 0;
+}
+
+void port_send(struct port *p, const uint8_t *data, size_t len)
+{
+	/* Sums are right: libslirp has made them. One buffer. */
+	static const uint8_t hdr[VNET_HDR] = {[0] = VNET_VALID, [10] = 1};
+
+	if (p->next_bytes + VNET_HDR + len > sizeof(p->next))
+		port_push(p);
+	if (p->next_frames) {
+		uint8_t *at = p->next + p->last_at;
+		size_t last = p->next_bytes - p->last_at - VNET_HDR;
+
+		at[NET_MESSAGE_LENGTH] = (uint8_t)last;
+		at[NET_MESSAGE_LENGTH + 1] = (uint8_t)(last >> 8);
+	}
+	p->last_at = p->next_bytes;
+	memcpy(p->next + p->next_bytes, hdr, VNET_HDR);
+	memcpy(p->next + p->next_bytes + VNET_HDR, data, len);
+	p->next_bytes += VNET_HDR + len;
+	p->next_frames++;
 }
 
 int port_flush(struct port *p)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guest's end of the wire: a socket (SOCK_SEQPACKET) on which each message is one frame with a
- * struct virtio_net_hdr_v1 in front, in both directions.
+ * The guest's end of the wire: a socket (SOCK_SEQPACKET) of frames, each with a struct
+ * virtio_net_hdr_v1 in front. From the guest a message is one frame; to the guest it is those that
+ * there are at a time (lib/net_message.h).
  */
 #ifndef SERVER_NET_PORT_H
 #define SERVER_NET_PORT_H
@@ -23,9 +24,10 @@ void port_destroy(struct port *p);
  */
 int port_receive(struct port *p, void (*take)(void *arg, uint8_t *data, size_t len), void *arg);
 
-/* Send a frame of at most FRAME_MAX bytes. What the guest does not take waits, or is lost when it
- * is too much. */
+/* Send a frame of at most FRAME_MAX bytes, with the next port_push() at the latest. */
 void port_send(struct port *p, const uint8_t *data, size_t len);
+/* Let go what was sent. What the guest does not take waits, or is lost when it is too much. */
+void port_push(struct port *p);
 /* When it can be written to. Return: 0 or -errno */
 int port_flush(struct port *p);
 /* For poll(). */

@@ -182,6 +182,7 @@ static int turn(struct wire *w, struct err *e)
 		rc = port_flush(w->port);
 	if (!rc && p[P_FRAMES].revents & ~POLLOUT)
 		rc = port_receive(w->port, from_guest, w);
+	port_push(w->port);
 	return rc;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* virtio-net: what goes between a driver and a backend, hostile ones among them. */
 #include <criterion/criterion.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 
 #include "devices/net_int.h"
 #include "lib/fd.h"
+#include "lib/net_message.h"
 #include "rig.h"
 
 #define VERSION_1 (1ULL << 32)
@@ -175,6 +177,31 @@ Test(net, frames_of_the_guest_reach_the_backend_in_order)
 	cr_expect_eq(info().out_frames, 100);
 	cr_expect_eq(info().out_bytes, 100 * 14 + 5050);
 	cr_expect_eq(wanted, 0);
+}
+
+/* Acknowledgements have one interrupt for many, and none waits for ever. */
+Test(net, of_small_frames_the_guest_hears_together_and_of_large_ones_at_once)
+{
+	uint8_t buf[2048];
+	uint64_t irqs = 0;
+
+	begin(USER_ALL & ~EVENT_IDX, 64);
+	attach();
+	rig_irqs(&r);
+	guest_sends(1500, 1);
+	cr_assert_eq(host_gets(buf, sizeof(buf)), HEADER + 1500);
+	cr_assert_eq(rig_wait(&r, NET_Q_TX), 0);
+	cr_expect_eq(rig_irqs(&r), 1);
+	for (int i = 0; i < 1000; i++) {
+		guest_sends(66, 2);
+		cr_assert_eq(host_gets(buf, sizeof(buf)), HEADER + 66);
+		cr_assert_eq(rig_wait(&r, NET_Q_TX), 0);
+		irqs += rig_irqs(&r);
+	}
+	cr_expect_lt(irqs, 500, "%llu for 1000", (unsigned long long)irqs);
+	guest_sends(66, 3);
+	while (!rig_irqs(&r))
+		rig_step(&r);
 }
 
 Test(net, a_frame_in_pieces_is_one)
@@ -469,6 +496,67 @@ Test(net, a_frame_for_the_guest_has_a_header_and_its_length)
 	cr_expect_eq(info().in_bytes, 60);
 }
 
+/* @lengths: what the headers say; the last frame is what is left. */
+static void host_sends_frames(const uint16_t *lengths, size_t n, size_t last)
+{
+	static uint8_t buf[NET_MESSAGE_MAX];
+	size_t len = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		struct net_header h = {.hdr_len = i + 1 < n ? htole16(lengths[i]) : 0};
+		size_t bytes = i + 1 < n ? lengths[i] : last;
+
+		memcpy(buf + len, &h, HEADER);
+		memset(buf + len + HEADER, 'a' + (int)i, bytes);
+		len += HEADER + bytes;
+	}
+	cr_assert_eq(send(host, buf, len, 0), (ssize_t)len);
+	rig_step(&r);
+}
+
+Test(net, frames_that_come_together_are_taken_apart)
+{
+	static const uint16_t lengths[] = {60, 1000}, wrong[] = {60, 13}, beyond[] = {60, 60};
+
+	begin(USER_ALL, 64);
+	attach();
+	give_buffers(0, 2, 1526);
+	host_sends_frames(lengths, 3, 200);
+	cr_expect_eq(rig_wait(&r, NET_Q_RX), HEADER + 60);
+	cr_expect_eq(rig_wait(&r, NET_Q_RX), HEADER + 1000);
+	for (unsigned int i = 0; i < 2; i++) {
+		cr_expect_arr_eq(rig_ptr(&r, rx_gpa(i)), "\0\0\0\0\0\0\0\0\0\0\1\0", HEADER);
+		cr_expect_eq(*rig_ptr(&r, rx_gpa(i) + HEADER), 'a' + i);
+	}
+	give_buffers(2, 4, 1526);
+	cr_expect_eq(rig_wait(&r, NET_Q_RX), HEADER + 200);
+	cr_expect_eq(*rig_ptr(&r, rx_gpa(2) + HEADER), 'c');
+	/* What is no frame takes all behind it along. */
+	host_sends_frames(wrong, 3, 60);
+	cr_expect_eq(rig_wait(&r, NET_Q_RX), HEADER + 60);
+	cr_expect_eq(info().in_dropped, 1);
+	host_sends_frames(beyond, 2, 5);
+	cr_expect_eq(rig_wait(&r, NET_Q_RX), HEADER + 60);
+	cr_expect_eq(info().in_dropped, 2);
+	host_sends(&plain, 60, 'z');
+	cr_expect_eq(rig_wait(&r, NET_Q_RX), HEADER + 60);
+	cr_expect_eq(info().in_frames, 6);
+}
+
+Test(net, many_frames_of_a_message_all_come)
+{
+	uint16_t lengths[200];
+
+	for (size_t i = 0; i < 200; i++)
+		lengths[i] = 60;
+	begin(USER_ALL, 256);
+	attach();
+	give_buffers(0, 200, 100);
+	host_sends_frames(lengths, 200, 60);
+	for (int i = 0; i < 200; i++)
+		cr_assert_eq(rig_wait(&r, NET_Q_RX), HEADER + 60);
+}
+
 Test(net, a_large_frame_takes_several_buffers_which_are_shown_at_once)
 {
 	const uint32_t part = 1526, all = HEADER + 14 + 65520;
@@ -629,40 +717,6 @@ Test(net, a_reset_keeps_the_backend_and_forgets_the_frame_on_its_way)
 }
 
 /* --- limits ---------------------------------------------------------------------------------- */
-
-Test(net, a_bucket_lets_a_burst_through_and_then_its_rate)
-{
-	const uint64_t ms = 1000000;
-	struct net_direction d = {0};
-	struct net_limit l = {.bytes_per_s = 1000000};
-
-	cr_expect_eq(net_direction_wait(&d, 5), 0, "no limit");
-	net_direction_limit(&d, &l, 1000);
-	cr_expect_eq(net_direction_wait(&d, 1000), 0);
-	net_direction_take(&d, 99999);
-	cr_expect_eq(net_direction_wait(&d, 1000), 0, "a tenth of a second");
-	net_direction_take(&d, 50001);
-	/* 50000 below zero: 50 ms, and something must be in it. */
-	cr_expect_geq(net_direction_wait(&d, 1000), 50 * ms);
-	cr_expect_leq(net_direction_wait(&d, 1000), 51 * ms);
-	cr_expect_gt(net_direction_wait(&d, 1000 + 49 * ms), 0);
-	cr_expect_eq(net_direction_wait(&d, 1000 + 51 * ms), 0);
-	/* Many small looks lose nothing of the time between them. */
-	net_direction_take(&d, 100000);
-	for (uint64_t t = 51 * ms; t < 151 * ms; t += 100)
-		net_direction_wait(&d, 1000 + t);
-	cr_expect_eq(net_direction_wait(&d, 1000 + 151 * ms), 0);
-	/* And a long time gives no more than a burst. */
-	net_direction_wait(&d, 1ull << 62);
-	net_direction_take(&d, 100001);
-	cr_expect_gt(net_direction_wait(&d, 1ull << 62), 0);
-	l = (struct net_limit){.bytes_per_s = 1, .frames_per_s = 1000000000000};
-	net_direction_limit(&d, &l, 0);
-	net_direction_take(&d, 65536);
-	cr_expect_geq(net_direction_wait(&d, 0), 65535 * 1000 * ms);
-	net_direction_limit(&d, &(struct net_limit){0}, 0);
-	cr_expect_eq(net_direction_wait(&d, 0), 0);
-}
 
 Test(net, what_is_beyond_a_limit_waits_and_is_not_lost)
 {

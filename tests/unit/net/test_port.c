@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "lib/net_message.h"
 #include "server/net/port.h"
 #include "tests/unit/net/frames.h"
 
@@ -75,6 +76,7 @@ Test(port, a_guest_that_takes_nothing, .init = begin, .fini = end)
 	while (lost < 10) {
 		memcpy(frame, &sent, sizeof(sent));
 		port_send(port, frame, sizeof(frame));
+		port_push(port);
 		port_counts(port, &none, &lost);
 		cr_assert_lt(++sent, 10000, "it takes everything");
 	}
@@ -87,4 +89,30 @@ Test(port, a_guest_that_takes_nothing, .init = begin, .fini = end)
 	}
 	cr_expect_eq(next, sent - 10, "all that were not lost");
 	cr_expect(!port_is_full(port) && !port_waits(port));
+}
+
+/* Those of one moment are one message; each but the last says how long it is. */
+Test(port, frames_go_together, .init = begin, .fini = end)
+{
+	static uint8_t frame[FRAME_MAX], got[NET_MESSAGE_MAX];
+	const uint8_t *second = got + VNET_HDR + 300;
+
+	memset(frame, 7, sizeof(frame));
+	port_send(port, frame, 300);
+	port_send(port, frame, 60);
+	cr_expect_lt(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 0, "not yet");
+	port_push(port);
+	port_push(port);
+	cr_assert_eq(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 2 * VNET_HDR + 360);
+	cr_expect_arr_eq(got, "\2\0\x2c\1\0\0\0\0\0\0\1\0", VNET_HDR);
+	cr_expect_arr_eq(second, "\2\0\0\0\0\0\0\0\0\0\1\0", VNET_HDR);
+	cr_expect_eq(got[VNET_HDR + 299], 7);
+	cr_expect_eq(second[VNET_HDR + 59], 7);
+	cr_expect_lt(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 0, "no empty one");
+	/* As many as fit. */
+	for (int i = 0; i < 3; i++)
+		port_send(port, frame, sizeof(frame) - 100);
+	port_push(port);
+	cr_expect_eq(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 2 * (VNET_HDR + FRAME_MAX - 100));
+	cr_expect_eq(recv(vmm, got, sizeof(got), MSG_DONTWAIT), VNET_HDR + FRAME_MAX - 100);
 }
