@@ -23,55 +23,23 @@
 #include "server/net/jail.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/capability.h>
-#include <signal.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-#include "lib/landlock.h"
-#include "lib/log.h"
+#include "lib/confine.h"
 #include "lib/seccomp.h"
 #include "server/net/stack.h"
 
 /* Of a guest that makes libslirp keep as much as it can; mostly not touched. */
 #define DATA_MAX (1024ul << 20)
 
-static int close_others(const int *keep, unsigned int n)
+int jail_start(const int *keep, size_t n, struct err *e)
 {
-	unsigned int from = 3;
+	int rc = confine_begin(keep, n, e);
 
-	for (;;) {
-		int next = -1;
-
-		for (unsigned int i = 0; i < n; i++)
-			if (keep[i] >= (int)from && (next < 0 || keep[i] < next))
-				next = keep[i];
-		if (next < 0)
-			return close_range(from, ~0u, 0) < 0 ? -errno : 0;
-		if (next > (int)from && close_range(from, (unsigned int)next - 1, 0) < 0)
-			return -errno;
-		if (fcntl(next, F_SETFD, FD_CLOEXEC) < 0)
-			return -errno;
-		from = (unsigned int)next + 1;
-	}
-}
-
-int jail_start(const int *keep, unsigned int n, struct err *e)
-{
-	int rc = close_others(keep, n);
-
-	if (rc)
-		return err_sys(e, rc, "inherited descriptors");
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
-		return err_sys(e, -errno, "prctl");
-	umask(0077);
-	signal(SIGPIPE, SIG_IGN);
-	return 0;
+	if (!rc && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		rc = err_sys(e, -errno, "prctl");
+	return rc;
 }
 
 int jail_limits(struct err *e)
@@ -89,43 +57,7 @@ int jail_limits(struct err *e)
 	return 0;
 }
 
-static int confine_files(struct err *e)
-{
-	unsigned int version;
-	int ruleset = landlock_begin(true, &version, e), rc;
-
-	if (ruleset == -ENOSYS || ruleset == -EOPNOTSUPP) {
-		log_warn("jail: this kernel has no Landlock");
-		return 0;
-	}
-	if (ruleset < 0)
-		return ruleset;
-	rc = landlock_enforce(ruleset);
-	close(ruleset);
-	return rc ? err_sys(e, rc, "Landlock") : 0;
-}
-
-static int drop_capabilities(struct err *e)
-{
-	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
-
-	return syscall(SYS_capset, &head, data) < 0 ? err_sys(e, -errno, "capabilities") : 0;
-}
-
 int jail_enter(struct err *e)
 {
-	int rc = confine_files(e);
-
-	if (!rc)
-		rc = drop_capabilities(e);
-	if (rc)
-		return rc;
-	seccomp_report_to(log_fd(), "dormouse-net");
-	rc = seccomp_enter(&seccomp_net);
-	if (rc == -ENOSYS || rc == -EINVAL) {
-		log_warn("jail: this kernel has no seccomp filters: all system calls are allowed");
-		return 0;
-	}
-	return rc ? err_sys(e, rc, "seccomp") : 0;
+	return confine_end(&seccomp_net, "dormouse-net", true, e);
 }

@@ -6,11 +6,13 @@
 #ifndef SERVER_NET_JAIL_H
 #define SERVER_NET_JAIL_H
 
+#include <stddef.h>
+
 #include "lib/err.h"
 
 /* Close what was inherited but 0, 1, 2 and @keep; no privileges by execution, no core dumps. First.
  */
-int jail_start(const int *keep, unsigned int n, struct err *e);
+int jail_start(const int *keep, size_t n, struct err *e);
 /* Of descriptors (lower than STACK_FD_LIMIT) and memory. */
 int jail_limits(struct err *e);
 /* Files, capabilities, system calls. When all is open. */
