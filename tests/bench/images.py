@@ -7,15 +7,10 @@ deleted before the next one is asked for. That no step runs is looked at, too: a
 """
 
 import glob
-import json
-import os
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
 
-from exec import BUILD, TOP, Api  # tests/bench/exec.py
+from exec import Api, report, run  # tests/bench/exec.py
 
 SHAPE = {"memoryMB": 256, "timeout": 0}
 IMAGE = {"base": "mini", "builderMemoryMB": 256, "steps": [
@@ -57,35 +52,9 @@ def measure(directory, samples):
     return times
 
 
-def report(times):
-    with open(f"{TOP}/tests/bench/promises.json", encoding="utf-8") as f:
-        limit = json.load(f)["create_from_image_ratio"]["limit"]
-    medians = {}
-    for name, ns in times.items():
-        ms = sorted(x / 1e6 for x in ns)
-        medians[name] = statistics.median(ms)
-        print(f"create, {name:6} p50 {medians[name]:9.1f} ms   p99 {ms[len(ms) * 99 // 100]:9.1f} ms   {len(ms)} samples")
-    ratio = medians["image"] / medians["plain"]
-    print(f"{'ok  ' if ratio <= limit else 'FAIL'} create_from_image_ratio: {ratio:.3f} (promise: at most {limit})")
-    return 0 if ratio <= limit else 1
-
-
 def main(out, samples):
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("DORMOUSE_SCRATCH", "/var/tmp")) as directory:
-        argv = [f"{BUILD}/dormoused", "--listen", f"unix:{directory}/sock", "--state", f"{directory}/state"]
-        argv += ["--stop-sandboxes-on-exit", "--log-level", "warn"]
-        with subprocess.Popen(argv) as server:
-            try:
-                while not os.path.exists(f"{directory}/sock"):
-                    if server.poll() is not None:
-                        raise SystemExit("dormoused does not start")
-                    time.sleep(0.05)
-                times = measure(directory, samples)
-            finally:
-                server.terminate()
-    with open(f"{out}/images.json", "w", encoding="utf-8") as f:
-        json.dump({"unit": "ns", **times}, f, indent=1)
-    return report(times)
+    times = run(measure, f"{out}/images.json", samples)
+    return report(times, "ms", 1e6, ("image", "plain"), "create_from_image_ratio")
 
 
 if __name__ == "__main__":
