@@ -186,31 +186,9 @@ void api_agent_start(struct request *r)
 	sandbox_put(s);
 }
 
-struct agent_list {
-	struct strbuf b;
-	const char *sandbox;
-};
-
-static void add_agent(void *arg, struct exec_session *x)
-{
-	struct agent_list *l = arg;
-
-	if (exec_kind(x) == EXEC_AGENT)
-		write_agent(&l->b, l->sandbox, x);
-}
-
 void api_agent_list(struct request *r)
 {
-	struct agent_list l = {.sandbox = r->param[0]};
-	struct sandbox *s = api_sandbox_settled(r);
-
-	if (!s)
-		return;
-	strbuf_adds(&l.b, "[");
-	exec_each(s, add_agent, &l);
-	strbuf_adds(&l.b, "]");
-	sandbox_put(s);
-	reply_json(r, 200, &l.b);
+	api_session_list(r, EXEC_KIND(EXEC_AGENT), write_agent);
 }
 
 /* --- one session --------------------------------------------------------------------------- */

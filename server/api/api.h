@@ -41,9 +41,6 @@ static inline struct manager *api_manager(const struct request *r)
  */
 struct sandbox *api_sandbox(struct request *r);
 
-/* The same for one all of whose sessions are known then: before they are listed. */
-struct sandbox *api_sandbox_settled(struct request *r);
-
 /**
  * api_row() - What the store has of the sandbox of the path, whatever its status
  *
@@ -175,6 +172,9 @@ void api_agent_kill(struct request *r);
 void api_agent_prompt(struct request *r);
 void api_agent_interrupt(struct request *r);
 
+/* Reply with a list of all sessions of EXEC_KIND()s, each written by @write. */
+void api_session_list(struct request *r, unsigned int kinds,
+		      void (*write)(struct strbuf *b, const char *sandbox, struct exec_session *x));
 /* The session of EXEC_KIND()s that the second parameter names; NULL after having replied, with
  * @missing if there is none. */
 struct exec_session *api_session_find(struct request *r, unsigned int kinds, const char *missing);

@@ -284,18 +284,20 @@ void api_exec_start(struct request *r)
 struct session_list {
 	struct strbuf b;
 	const char *sandbox;
+	unsigned int kinds;
+	void (*write)(struct strbuf *b, const char *sandbox, struct exec_session *x);
 };
 
 static void add_session(void *arg, struct exec_session *x)
 {
 	struct session_list *l = arg;
 
-	/* Agents are commands, too; terminals and tunnels are not. */
-	if (exec_kind(x) == EXEC_COMMAND || exec_kind(x) == EXEC_AGENT)
-		write_session(&l->b, l->sandbox, x);
+	if (EXEC_KIND(exec_kind(x)) & l->kinds)
+		l->write(&l->b, l->sandbox, x);
 }
 
-struct sandbox *api_sandbox_settled(struct request *r)
+/* One all of whose sessions are known then; NULL after having replied. */
+static struct sandbox *settled(struct request *r)
 {
 	struct sandbox *s = api_sandbox(r);
 	struct err e;
@@ -311,10 +313,11 @@ struct sandbox *api_sandbox_settled(struct request *r)
 	return NULL;
 }
 
-void api_exec_list(struct request *r)
+void api_session_list(struct request *r, unsigned int kinds,
+		      void (*write)(struct strbuf *b, const char *sandbox, struct exec_session *x))
 {
-	struct sandbox *s = api_sandbox_settled(r);
-	struct session_list l = {.sandbox = r->param[0]};
+	struct session_list l = {.sandbox = r->param[0], .kinds = kinds, .write = write};
+	struct sandbox *s = settled(r);
 
 	if (!s)
 		return;
@@ -323,6 +326,12 @@ void api_exec_list(struct request *r)
 	strbuf_adds(&l.b, "]");
 	sandbox_put(s);
 	reply_json(r, 200, &l.b);
+}
+
+/* Agents are commands, too; terminals and tunnels are not. */
+void api_exec_list(struct request *r)
+{
+	api_session_list(r, EXEC_KIND(EXEC_COMMAND) | EXEC_KIND(EXEC_AGENT), write_session);
 }
 
 struct exec_session *api_session_find(struct request *r, unsigned int kinds, const char *missing)

@@ -141,44 +141,27 @@ void api_pty_delete(struct request *r)
 /* --- all of them (an addition to the API)
  * --------------------------------------------------------- */
 
-struct terminal_list {
-	struct strbuf b;
-	const char *sandbox;
-};
-
-static void add_terminal(void *arg, struct exec_session *x)
+static void write_terminal(struct strbuf *b, const char *sandbox, struct exec_session *x)
 {
-	struct terminal_list *l = arg;
 	struct exec_view v;
 
-	if (exec_kind(x) != EXEC_TERMINAL)
-		return;
 	exec_view(x, &v);
-	strbuf_json_next(&l->b);
-	strbuf_adds(&l->b, "{");
-	strbuf_json_str(&l->b, "sessionID", exec_id(x));
-	strbuf_json_str(&l->b, "sandboxID", l->sandbox);
-	strbuf_json_str(&l->b, "command", exec_command(x));
-	strbuf_json_value(&l->b, "args", exec_args(x));
-	strbuf_json_bool(&l->b, "running", v.state == EXEC_RUNNING);
+	strbuf_json_next(b);
+	strbuf_adds(b, "{");
+	strbuf_json_str(b, "sessionID", exec_id(x));
+	strbuf_json_str(b, "sandboxID", sandbox);
+	strbuf_json_str(b, "command", exec_command(x));
+	strbuf_json_value(b, "args", exec_args(x));
+	strbuf_json_bool(b, "running", v.state == EXEC_RUNNING);
 	if (v.state != EXEC_RUNNING)
-		strbuf_json_int(&l->b, "exitCode", v.exit_code);
-	strbuf_json_time(&l->b, "startedAt", exec_started_ms(x));
+		strbuf_json_int(b, "exitCode", v.exit_code);
+	strbuf_json_time(b, "startedAt", exec_started_ms(x));
 	exec_view_end(x);
-	strbuf_json_int(&l->b, "attachedClients", exec_readers(x));
-	strbuf_adds(&l->b, "}");
+	strbuf_json_int(b, "attachedClients", exec_readers(x));
+	strbuf_adds(b, "}");
 }
 
 void api_pty_list(struct request *r)
 {
-	struct sandbox *s = api_sandbox_settled(r);
-	struct terminal_list l = {.sandbox = r->param[0]};
-
-	if (!s)
-		return;
-	strbuf_adds(&l.b, "[");
-	exec_each(s, add_terminal, &l);
-	strbuf_adds(&l.b, "]");
-	sandbox_put(s);
-	reply_json(r, 200, &l.b);
+	api_session_list(r, EXEC_KIND(EXEC_TERMINAL), write_terminal);
 }
