@@ -14,6 +14,7 @@
  * finds them there owns the clean-up. Calls are counted: a client is freed when none is in
  * progress.
  */
+#include <ctype.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -86,6 +87,45 @@ static void on_ready_event(struct sandbox *s, bool ready)
 		sessions_kick(s);
 }
 
+/* What the kernel says of its panic, the last one. @text is the guest's: only what can be printed.
+ */
+static void read_panic(struct sandbox *s, char *text, size_t size)
+{
+	static const char says[] = "Kernel panic - not syncing: ";
+	cleanup_close int fd = sandbox_open_console(s);
+	off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+	char tail[8192], *at = tail, *last = NULL;
+	ssize_t got = end < 0
+			  ? -1
+			  : pread(fd, tail, sizeof(tail) - 1,
+				  end < (off_t)sizeof(tail) ? 0 : end - (off_t)sizeof(tail) + 1);
+	size_t n = 0;
+
+	text[0] = '\0';
+	if (got <= 0)
+		return;
+	tail[got] = '\0';
+	while ((at = memmem(at, (size_t)(tail + got - at), says, sizeof(says) - 1)))
+		last = at += sizeof(says) - 1;
+	for (; last && isprint((unsigned char)last[n]) && n + 1 < size; n++)
+		text[n] = last[n];
+	text[n] = '\0';
+}
+
+static void on_panic_event(struct sandbox *s)
+{
+	char why[100], text[160];
+
+	read_panic(s, why, sizeof(why));
+	snprintf(text, sizeof(text), "the guest kernel panicked%s%s", *why ? ": " : "", why);
+	/* What the guest held in memory is lost: no reboot makes that good in silence. */
+	note_reason(s, false, text);
+	pthread_mutex_lock(&s->lock);
+	if (s->vm.pidfd >= 0)
+		send_signal(s->vm.pidfd, SIGKILL);
+	pthread_mutex_unlock(&s->lock);
+}
+
 static void on_event(void *arg, const char *name, json_t *event)
 {
 	struct sandbox *s = arg;
@@ -94,12 +134,7 @@ static void on_event(void *arg, const char *name, json_t *event)
 	if (!strcmp(name, "exit")) {
 		on_exit_event(s, event);
 	} else if (!strcmp(name, "panic")) {
-		/* What the guest held in memory is lost: no reboot makes that good in silence. */
-		note_reason(s, false, "the guest kernel panicked");
-		pthread_mutex_lock(&s->lock);
-		if (s->vm.pidfd >= 0)
-			send_signal(s->vm.pidfd, SIGKILL);
-		pthread_mutex_unlock(&s->lock);
+		on_panic_event(s);
 	} else if (!strcmp(name, "reset") || !strcmp(name, "ready")) {
 		on_ready_event(s, !strcmp(name, "ready"));
 	} else if (!strcmp(name, "checkpoint")) {
