@@ -36,6 +36,10 @@
 #define ADOPT_TIMEOUT_MS 5000
 #define END_GRACE_MS	 10000 /* between the end of the connection and that of the process */
 
+/* Of a guest that panics, so much of its console is looked at and goes to the log. */
+#define PANIC_CONSOLE 4096 /* bytes */
+#define PANIC_LINES   100  /* a second, of all guests */
+
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -87,29 +91,39 @@ static void on_ready_event(struct sandbox *s, bool ready)
 		sessions_kick(s);
 }
 
-/* What the kernel says of its panic, the last one. @text is the guest's: only what can be printed.
- */
+/* The last lines of a guest's console. It can write there what it likes: only text is returned. */
+static size_t read_console(struct sandbox *s, char *tail, size_t size)
+{
+	cleanup_close int fd = sandbox_open_console(s);
+	off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+	off_t from = end < (off_t)size ? 0 : end - (off_t)size + 1;
+	ssize_t got = end < 0 ? -1 : pread(fd, tail, size - 1, from);
+	size_t n = got < 0 ? 0 : (size_t)got;
+
+	for (size_t i = 0; i < n; i++)
+		if (!isprint((unsigned char)tail[i]))
+			tail[i] = '\n';
+	tail[n] = '\0';
+	return n;
+}
+
+/* What the kernel says of its panic, the last one; what led to it goes to the log. */
 static void read_panic(struct sandbox *s, char *text, size_t size)
 {
 	static const char says[] = "Kernel panic - not syncing: ";
-	cleanup_close int fd = sandbox_open_console(s);
-	off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
-	char tail[8192], *at = tail, *last = NULL;
-	ssize_t got = end < 0
-			  ? -1
-			  : pread(fd, tail, sizeof(tail) - 1,
-				  end < (off_t)sizeof(tail) ? 0 : end - (off_t)sizeof(tail) + 1);
-	size_t n = 0;
+	static struct log_limit limit;
+	char console[PANIC_CONSOLE], *at = console, *last = NULL, *line, *rest;
 
 	text[0] = '\0';
-	if (got <= 0)
+	if (!read_console(s, console, sizeof(console)))
 		return;
-	tail[got] = '\0';
-	while ((at = memmem(at, (size_t)(tail + got - at), says, sizeof(says) - 1)))
+	while ((at = strstr(at, says)))
 		last = at += sizeof(says) - 1;
-	for (; last && isprint((unsigned char)last[n]) && n + 1 < size; n++)
-		text[n] = last[n];
-	text[n] = '\0';
+	if (last)
+		snprintf(text, size, "%.*s", (int)strcspn(last, "\n"), last);
+	for (line = strtok_r(console, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+		if (log_allowed(&limit, PANIC_LINES))
+			log_warn("sandbox %s: console: %.200s", s->id, line);
 }
 
 static void on_panic_event(struct sandbox *s)

@@ -187,10 +187,11 @@ def a_guest_that_panics_is_an_error():
         b.event(event="panic", boots=1)
         assert b.wait_status("error")["error"].endswith("the guest kernel panicked"), b.info()
         with open(f"{s.state}/sandboxes/{other.id}/console.log", "a", encoding="latin-1") as f:
-            f.write("Kernel panic - not syncing: old\n" + 1000 * "line\n")
+            f.write("Kernel panic - not syncing: old\n" + 100 * f"{60 * '-'}\n")
             f.write("[    1.0] Kernel panic - not syncing: VFS: no root\x1b[31m\r\n[    1.0] CPU: 0\n")
         other.event(event="panic", boots=1)
         assert other.wait_status("error")["error"].endswith("the guest kernel panicked: VFS: no root"), other.info()
+        assert f"sandbox {other.id}: console: [    1.0] CPU: 0" in s.log(), "what led to it is in the log"
         wait_for("the VMM to end", lambda: not s.vmms())
 
 
