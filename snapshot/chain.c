@@ -107,9 +107,11 @@ int chain_check_base(const struct chain *c, const struct layer *l, struct err *e
 	if (!c->base.bytes)
 		return err_set(e, -EINVAL, "layer %s: made on a base, which is missing", l->path);
 	return err_set(e, -EINVAL,
-		       "layer %s: made on another base, or the base has changed "
-		       "(size or modification time)",
-		       l->path);
+		       "layer %s: its base has changed, or is another: %llu bytes of %lld.%09u "
+		       "then, %llu of %lld.%09u now",
+		       l->path, (unsigned long long)l->h.base_bytes, (long long)l->h.base_mtime_s,
+		       l->h.base_mtime_ns, (unsigned long long)c->base.bytes,
+		       (long long)c->base.mtime_s, c->base.mtime_ns);
 }
 
 int chain_check_link(const struct chain *c, const struct layer *child, const struct layer *parent,
@@ -163,7 +165,7 @@ static int open_link(struct chain *c, unsigned int i, struct layer *above, struc
 	if (rc == 0 && stands_for(above, l->h.id)) {
 		link->skipped = true;
 	} else if (rc == 0) {
-		rc = above ? chain_check_link(c, above, l, e) : 0;
+		rc = above ? chain_check_link(c, above, l, e) : chain_check_base(c, l, e);
 		if (rc == 0 && i == 0 && !c->any_base)
 			rc = chain_check_link(c, l, NULL, e);
 	}

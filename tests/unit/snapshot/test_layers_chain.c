@@ -2,6 +2,7 @@
 /* Disks of several layers: what is read through them, and what may lie on what. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -292,6 +293,24 @@ Test(layers_chain, a_new_layer_is_refused_on_what_cannot_be_opened)
 	cr_expect(access(k.overlay, F_OK) != 0 || kit_open(&k, 0, &e) == -EINVAL);
 	unlink(k.layers[1]);
 	cr_assert_eq(kit_open(&k, 0, &e), -ENOENT);
+	kit_fini(&k);
+}
+
+/* Its header would be right for the base of now: only the layer below tells that it is another. */
+Test(layers_chain, a_new_layer_is_refused_on_layers_of_another_base)
+{
+	const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000}};
+	struct disk_kit k;
+	struct err e;
+
+	make_three(&k);
+	unlink(k.overlay);
+	cr_assert_eq(utimensat(AT_FDCWD, k.base, times, 0), 0);
+	cr_assert_eq(kit_open(&k, 0, &e), -EINVAL);
+	cr_expect(strstr(e.msg, "base has changed"), "%s", e.msg);
+	cr_expect(strstr(e.msg, " then, 263168 of 1000.000000000 now"), "%s", e.msg);
+	k.overlay[0] = '\0';
+	cr_expect_eq(kit_open(&k, 0, &e), -EINVAL, "nor is it read");
 	kit_fini(&k);
 }
 
