@@ -218,6 +218,11 @@ fuzz: $(FUZZ)
 img: $(B)/dormouse-img
 	@tests/run tap img tests/img/run
 
+# --- the cache of kernels and images, with stand-ins ------------------------------
+.PHONY: artifacts
+artifacts:
+	@tests/run tap artifacts tests/artifacts/run
+
 # --- kvm: tiny guests through dormouse-vmm and its control socket, on the native /dev/kvm ---
 GUEST_LINK = $(CC) -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,max-page-size=4096 \
 	-Wl,--no-warn-rwx-segments -T tests/guests/guest.ld
@@ -342,7 +347,7 @@ demo:
 	@tests/demo/run
 # In this order: what is quick and close to the cause first.
 test:
-	@FUZZ_SECONDS=$${FUZZ_SECONDS:-12} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img kvm fault lint api load race wrapper lab sdk+vm,archive
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-12} FAULT_POINTS=$${FAULT_POINTS:-8} tests/total deps all images lab-kernel unit fuzz img artifacts kvm fault lint api load race wrapper lab sdk+vm,archive
 
 # --- kernels and root images: cached outside the checkout (docs/guest.md) ---------------
 ARTIFACTS := guest-kernel/artifacts build --link $(B)
