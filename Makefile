@@ -116,8 +116,9 @@ $(B)/dormouse-ram: $(B)/obj/tools/ram/main.o $(call arch,obj,snapshot devices li
 	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
 $(B)/dormouse-img: $(B)/obj/tools/img/main.o $(call arch,obj,snapshot devices lib)
 	$(CC) $(LDREL) -o $@ $^ $(libs_vmm)
+# Without an id, which would be that of the folder of the checkout: images are named by what is in it.
 $(B)/dormouse-agent: $(B)/static/guest-kernel/agent/main.o $(call arch,static,agent guestlib)
-	$(CC) -static -o $@ $^ -lpthread
+	$(CC) -static -Wl,--build-id=none -o $@ $^ -lpthread
 	@strip $@
 
 # --- system call filters of dormouse-vmm: made of the comments "#syscalls" in its sources ---------
