@@ -33,16 +33,23 @@ static const char *find_exact(const struct images *im, const char *name)
 	return i < images_count(im) ? im->items[i]->path : NULL;
 }
 
-/* What is recorded of an image has to hold wherever the next daemon is started. */
+/*
+ * What is recorded of an image has to hold wherever the next daemon is started, and when a link
+ * with its name leads to a newer one: what lies on this one stays there.
+ */
 static char *absolute(const char *dir, const char *file)
 {
-	char cwd[PATH_MAX] = "", *path;
+	char cwd[PATH_MAX] = "", *path, *real;
 
 	if (*(*dir ? dir : file) != '/' && !getcwd(cwd, sizeof(cwd)))
 		return NULL;
-	return asprintf(&path, "%s%s%s%s%s", cwd, *cwd ? "/" : "", dir, *dir ? "/" : "", file) < 0
-		   ? NULL
-		   : path;
+	if (asprintf(&path, "%s%s%s%s%s", cwd, *cwd ? "/" : "", dir, *dir ? "/" : "", file) < 0)
+		return NULL;
+	real = realpath(path, NULL);
+	if (!real)
+		return path; /* whoever opens it hears why it is not there */
+	free(path);
+	return real;
 }
 
 static int add(struct images *im, const char *name, size_t name_len, const char *dir,

@@ -66,6 +66,27 @@ def a_replaced_image_makes_another_template():
 
 
 @test
+def a_link_to_a_newer_image_is_not_followed_by_what_lies_on_the_older():
+    with Server(start=False) as s:
+        link = s.folder + "/base.ext4"
+        for name in "one", "two":
+            os.mkdir(f"{s.folder}/{name}")
+            open(f"{s.folder}/{name}/base.ext4", "w").close()
+        os.unlink(link)
+        os.symlink("one/base.ext4", link)
+        s.start()
+        old = s.create()
+        old.request("POST", "/hibernate").expect(200)
+        s.kill(signal.SIGTERM)
+        os.unlink(link)
+        os.symlink("two/base.ext4", link)
+        s.start()
+        old.request("POST", "/wake").expect(200)
+        for b, folder in (old, "one"), (s.create(), "two"):
+            assert b.control("info")["config"]["disks"][0]["path"] == f"{s.folder}/{folder}/base.ext4"
+
+
+@test
 def without_a_checkpoint_creates_boot():
     with Server() as s:
         for point, how in (("checkpoint", "refuse"), ("checkpoint-write", "refuse ENOSPC"), ("checkpoint-write", "die")):
