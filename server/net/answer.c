@@ -74,32 +74,92 @@ static void put_sum(uint8_t *at, const uint8_t *l4, size_t len, const struct net
 	put16(at, ~frame_sum(l4, len, sum));
 }
 
+/* --- segments of TCP ------------------------------------------------------------------------- */
+
+void frame_get_tcp(const struct frame *f, struct frame_tcp *t)
+{
+	const uint8_t *l4 = f->data + f->l4;
+
+	t->header = (uint8_t)((l4[12] >> 4) * 4);
+	t->len = (uint32_t)(f->len - f->l4) - t->header;
+	t->seq = get32(l4 + 4);
+	t->ack = get32(l4 + 8);
+	t->flags = l4[13];
+	t->window = (uint16_t)(l4[14] << 8 | l4[15]);
+}
+
+size_t frame_make_tcp(const struct net_addr *src, uint16_t sport, const struct net_addr *dst,
+		      uint16_t dport, const struct frame_tcp *t, uint8_t *out)
+{
+	uint8_t *l4 = put_headers(out, src, dst, PROTO_TCP, 20);
+
+	memset(l4, 0, 20);
+	put16(l4, sport);
+	put16(l4 + 2, dport);
+	put32(l4 + 4, t->seq);
+	put32(l4 + 8, t->ack);
+	l4[12] = 0x50;
+	l4[13] = t->flags;
+	put16(l4 + 14, t->window);
+	put_sum(l4 + 16, l4, 20, src, dst, PROTO_TCP);
+	return (size_t)(l4 + 20 - out);
+}
+
+int frame_window_shift(const struct frame *f)
+{
+	const uint8_t *p = f->data + f->l4 + 20, *end = f->data + f->l4 + (p[-8] >> 4) * 4;
+
+	/* RFC 9293, 3.1: two kinds are one byte, the others have a length. */
+	while (p < end && *p) {
+		if (*p == TCP_OPT_NOP) {
+			p++;
+			continue;
+		}
+		if (end - p < 2 || p[1] < 2 || p[1] > end - p)
+			return -1;
+		if (*p == TCP_OPT_SHIFT && p[1] == 3)
+			return p[2] > TCP_SHIFT_MAX ? TCP_SHIFT_MAX : p[2];
+		p += p[1];
+	}
+	return -1;
+}
+
+size_t frame_add_shift(const struct frame *f, uint8_t *out)
+{
+	static const uint8_t option[4] = {TCP_OPT_SHIFT, 3, 0, TCP_OPT_NOP};
+	size_t header = (size_t)(f->data[f->l4 + 12] >> 4) * 4, len = f->len - f->l4;
+	uint8_t *l4;
+
+	if (header + sizeof(option) > 60 || f->len + sizeof(option) > FRAME_ANSWER_MAX)
+		return 0;
+	l4 = put_headers(out, &f->src, &f->dst, PROTO_TCP, len + sizeof(option));
+	/* Before the others, one of which may be the end of the list. */
+	memcpy(l4, f->data + f->l4, 20);
+	memcpy(l4 + 20, option, sizeof(option));
+	memcpy(l4 + 20 + sizeof(option), f->data + f->l4 + 20, len - 20);
+	l4[12] = (uint8_t)(l4[12] + 0x10);
+	len += sizeof(option);
+	put_sum(l4 + 16, l4, len, &f->src, &f->dst, PROTO_TCP);
+	return (size_t)(l4 + len - out);
+}
+
 /* --- refusals ------------------------------------------------------------------------------- */
 
 /* RFC 9293, 3.5.2: as if nobody listened there. */
 static size_t refuse_tcp(const struct frame *f, uint8_t *out)
 {
-	const uint8_t *tcp = f->data + f->l4;
-	uint32_t len = (uint32_t)(f->len - f->l4) - (uint32_t)(tcp[12] >> 4) * 4;
-	uint8_t *l4;
+	struct frame_tcp in, t = {.flags = TCP_F_RST};
 
-	if (f->tcp_flags & TCP_F_RST)
+	frame_get_tcp(f, &in);
+	if (in.flags & TCP_F_RST)
 		return 0;
-	l4 = put_headers(out, &f->dst, &f->src, PROTO_TCP, 20);
-	memset(l4, 0, 20);
-	put16(l4, f->dport);
-	put16(l4 + 2, f->sport);
-	l4[12] = 0x50;
-	l4[13] = TCP_F_RST;
-	if (f->tcp_flags & TCP_F_ACK) {
-		memcpy(l4 + 4, tcp + 8, 4);
+	if (in.flags & TCP_F_ACK) {
+		t.seq = in.ack;
 	} else {
-		len += !!(f->tcp_flags & TCP_F_SYN) + !!(f->tcp_flags & TCP_F_FIN);
-		put32(l4 + 8, get32(tcp + 4) + len);
-		l4[13] |= TCP_F_ACK;
+		t.ack = in.seq + in.len + !!(in.flags & TCP_F_SYN) + !!(in.flags & TCP_F_FIN);
+		t.flags |= TCP_F_ACK;
 	}
-	put_sum(l4 + 16, l4, 20, &f->dst, &f->src, PROTO_TCP);
-	return (size_t)(l4 + 20 - out);
+	return frame_make_tcp(&f->dst, f->dport, &f->src, f->sport, &t, out);
 }
 
 static size_t refuse_rest(const struct frame *f, uint8_t *out)

@@ -236,6 +236,18 @@ static void set_end(struct frame *f, size_t ip_at, size_t port_at, const struct 
 	memcpy(l4 + port_at, new_port, 2);
 }
 
+void frame_set_ack(struct frame *f, uint32_t ack, uint16_t window)
+{
+	uint8_t *l4 = f->data + f->l4;
+	uint8_t as[6] = {(uint8_t)(ack >> 24), (uint8_t)(ack >> 16),   (uint8_t)(ack >> 8),
+			 (uint8_t)ack,	       (uint8_t)(window >> 8), (uint8_t)window};
+
+	adjust(l4 + 16, l4 + 8, as, 4);
+	adjust(l4 + 16, l4 + 14, as + 4, 2);
+	memcpy(l4 + 8, as, 4);
+	memcpy(l4 + 14, as + 4, 2);
+}
+
 void frame_set_src(struct frame *f, const struct net_addr *addr, uint16_t port)
 {
 	set_end(f, 12, 0, addr, port);

@@ -19,6 +19,9 @@
 #define TCP_F_SYN	  0x02
 #define TCP_F_RST	  0x04
 #define TCP_F_ACK	  0x10
+#define TCP_OPT_NOP	  1
+#define TCP_OPT_SHIFT	  3  /* window scale, RFC 7323 */
+#define TCP_SHIFT_MAX	  14 /* there */
 #define ICMP4_UNREACHABLE 3
 #define ICMP4_PORT	  3 /* its code: nobody listens there */
 #define ICMP4_HOST	  1
@@ -75,6 +78,31 @@ void frame_parse(struct frame *f, uint8_t *data, size_t len);
  */
 void frame_set_src(struct frame *f, const struct net_addr *addr, uint16_t port);
 void frame_set_dst(struct frame *f, const struct net_addr *addr, uint16_t port);
+
+/* Of a FRAME_WHOLE of TCP. */
+struct frame_tcp {
+	uint32_t seq, ack;
+	uint32_t len;	/* of what it carries */
+	uint8_t header; /* its bytes, options and all */
+	uint8_t flags;
+	uint16_t window;
+};
+void frame_get_tcp(const struct frame *f, struct frame_tcp *t);
+/* Change what it acknowledges and the window; its checksum stays right. */
+void frame_set_ack(struct frame *f, uint32_t ack, uint16_t window);
+/* One that carries nothing. @out: FRAME_ANSWER_MAX bytes. Return: its length */
+size_t frame_make_tcp(const struct net_addr *src, uint16_t sport, const struct net_addr *dst,
+		      uint16_t dport, const struct frame_tcp *t, uint8_t *out);
+
+/* The window scale that the options of a SYN have; -1: none */
+int frame_window_shift(const struct frame *f);
+/**
+ * frame_add_shift() - Make a SYN for the guest anew, with a window scale of 0
+ * @out:	FRAME_ANSWER_MAX bytes
+ *
+ * Return: its length; 0: there is no room for it
+ */
+size_t frame_add_shift(const struct frame *f, uint8_t *out);
 
 /**
  * frame_refuse() - Make the answer to a packet that does not get through, so that its sender knows

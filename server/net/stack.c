@@ -12,9 +12,10 @@
 #include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
+#include "server/net/window.h"
 
 /*
- * TCP segments to the guest. libslirp scales no windows, so 65535 bytes are on the way at most, and
+ * TCP segments to the guest. libslirp sends 65535 bytes until it hears from us (window.h), and
  * Linux offers whole segments as its window: of libslirp's largest ones, which have 32768 bytes,
  * that is one. Of those that are a byte smaller it is two.
  */
@@ -25,11 +26,14 @@ enum use { USE_NONE, USE_TCP, USE_UDP, USE_ECHO, USE_KINDS };
 struct stack {
 	Slirp *slirp;
 	struct filter *filter; /* borrowed */
+	struct window *window; /* owned */
+	uint64_t now_ms;       /* when this turn began */
 	void (*send)(void *arg, uint8_t *data, size_t len);
 	void *arg;
 	/* Of each socket that libslirp has: what it is for, and the guest's port. */
 	uint8_t use[STACK_FD_LIMIT];
 	uint16_t port[STACK_FD_LIMIT];
+	uint8_t writes[STACK_FD_LIMIT / 8]; /* those that it has data for, a bit each */
 	unsigned int used[USE_KINDS];
 	uint8_t udp_ports[2][65536 / 8]; /* by family; of the guest, with a socket */
 	struct frame *current;		 /* that libslirp is at */
@@ -58,6 +62,14 @@ static enum use use_of(const struct frame *f)
 	return f->proto == PROTO_TCP ? USE_TCP : f->proto == PROTO_UDP ? USE_UDP : USE_ECHO;
 }
 
+static void to_guest(void *arg, struct frame *f)
+{
+	struct stack *s = arg;
+
+	if (filter_to_guest(s->filter, f) == FILTER_PASS)
+		s->send(s->arg, f->data, f->len);
+}
+
 static ssize_t on_send(const void *buf, size_t len, void *opaque)
 {
 	struct stack *s = opaque;
@@ -65,9 +77,13 @@ static ssize_t on_send(const void *buf, size_t len, void *opaque)
 
 	/* It is a copy on libslirp's stack, which it does not look at again. */
 	frame_parse(&f, (uint8_t *)buf, len);
-	if (filter_to_guest(s->filter, &f) == FILTER_PASS)
-		s->send(s->arg, f.data, f.len);
+	window_from_stack(s->window, &f, s->now_ms);
 	return (ssize_t)len;
+}
+
+static void to_slirp(void *arg, uint8_t *data, size_t len)
+{
+	slirp_input(((struct stack *)arg)->slirp, data, (int)len);
 }
 
 static void on_guest_error(const char *msg, void *opaque)
@@ -136,6 +152,8 @@ static void on_register(int fd, void *opaque)
 	fd_set_nonblock(fd);
 	s->use[fd] = (uint8_t)use;
 	s->used[use]++;
+	if (use == USE_TCP)
+		window_socket(s->window, s->current, fd);
 	if (use == USE_UDP) {
 		s->port[fd] = s->current->sport;
 		mark_udp(s, s->current->src.family, s->port[fd], true);
@@ -213,8 +231,14 @@ int stack_create(struct stack **out, struct filter *f, const char *metadata,
 	s->filter = f;
 	s->send = send;
 	s->arg = arg;
+	s->window = window_create(to_guest, to_slirp, s);
+	if (!s->window) {
+		free(s);
+		return err_set(e, -ENOMEM, "out of memory");
+	}
 	s->slirp = slirp_new(&c, &callbacks, s);
 	if (!s->slirp) {
+		window_destroy(s->window);
 		free(s);
 		return err_set(e, -EINVAL, "libslirp %s refuses its configuration",
 			       slirp_version_string());
@@ -230,6 +254,7 @@ void stack_destroy(struct stack *s)
 	if (!s)
 		return;
 	slirp_cleanup(s->slirp);
+	window_destroy(s->window);
 	free(s);
 }
 
@@ -281,9 +306,13 @@ void stack_input(struct stack *s, uint8_t *data, size_t len)
 		s->filter->stats.limited++;
 		return answer(s, &f);
 	}
+	s->now_ms = clock_mono_ms();
+	if (!window_from_guest(s->window, &f, s->now_ms))
+		return;
 	s->current = &f;
 	slirp_input(s->slirp, f.data, (int)f.len);
 	s->current = NULL;
+	window_settle(s->window, s->now_ms);
 }
 
 /* --- sockets ---------------------------------------------------------------------------------- */
@@ -304,7 +333,21 @@ static int on_add_poll(int fd, int events, void *opaque)
 		wanted |= POLLOUT;
 	/* poll() would tell of the end of a connection that nobody reads from, over and over. */
 	*p = (struct pollfd){.fd = wanted ? fd : -1, .events = wanted};
+	if ((wanted & POLLOUT) && fd < STACK_FD_LIMIT)
+		s->writes[fd / 8] |= (uint8_t)(1u << (fd % 8));
 	return (int)s->polled_n++;
+}
+
+static bool is_writing(void *arg, int fd)
+{
+	return ((struct stack *)arg)->writes[fd / 8] >> (fd % 8) & 1;
+}
+
+/* -1: never. */
+static void lower(int *timeout_ms, int to_ms)
+{
+	if (to_ms >= 0 && (*timeout_ms < 0 || to_ms < *timeout_ms))
+		*timeout_ms = to_ms;
 }
 
 size_t stack_prepare(struct stack *s, struct pollfd *p, bool slow, int *timeout_ms)
@@ -314,11 +357,14 @@ size_t stack_prepare(struct stack *s, struct pollfd *p, bool slow, int *timeout_
 	s->polled = p;
 	s->polled_n = 0;
 	s->slow = slow;
+	memset(s->writes, 0, sizeof(s->writes));
 	slirp_pollfds_fill(s->slirp, &timeout, on_add_poll, s);
 	s->polled = NULL;
+	window_end(s->window, is_writing);
 	/* A second is what it asks for if it needs nothing. */
-	if (timeout < 1000 && (*timeout_ms < 0 || (int)timeout < *timeout_ms))
-		*timeout_ms = (int)timeout;
+	if (timeout < 1000)
+		lower(timeout_ms, (int)timeout);
+	lower(timeout_ms, window_due(s->window, clock_mono_ms()));
 	return s->polled_n;
 }
 
@@ -346,9 +392,11 @@ static int on_get_revents(int idx, void *opaque)
 
 void stack_dispatch(struct stack *s, const struct pollfd *p)
 {
+	s->now_ms = clock_mono_ms();
 	s->results = p;
 	slirp_pollfds_poll(s->slirp, 0, on_get_revents, s);
 	s->results = NULL;
+	window_settle(s->window, s->now_ms);
 }
 
 /* --- policy ---------------------------------------------------------------------------------- */
