@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,12 @@
 #include "lib/log.h"
 #include "server/net/jail.h"
 #include "server/net/wire.h"
+
+/*
+ * What a connection needs is allocated with it and freed with it: without a reserve, each took
+ * memory from the kernel and gave it back.
+ */
+#define HEAP_RESERVE (1 << 20)
 
 static const struct option options[] = {
     {"frames-fd", required_argument, NULL, 'f'}, {"socket-fd", required_argument, NULL, 's'},
@@ -77,6 +84,8 @@ int main(int argc, char **argv)
 	int keep[2];
 
 	log_init("net", LOG_INFO, 2);
+	mallopt(M_TOP_PAD, HEAP_RESERVE);
+	mallopt(M_TRIM_THRESHOLD, 4 * HEAP_RESERVE);
 	if (parse(argc, argv, &c, &e)) {
 		log_error("%s", e.msg);
 		return 2;
