@@ -7,8 +7,11 @@ local, and a wire to a second namespace, the internet, whose routers know privat
 
 import contextlib
 import ctypes
+import hashlib
+import itertools
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -115,14 +118,37 @@ class World:
         self.internet.wait()
 
 
-class Network:
-    """A dormouse-net, as the server starts it."""
+def carry(source, sink, lose):
+    """Messages, until an end closes; each @lose'th is lost."""
+    for n in itertools.count(1):
+        message = source.recv(1 << 20)
+        if not message:
+            return
+        if n % lose:
+            with contextlib.suppress(BrokenPipeError):
+                sink.send(message)
 
-    def __init__(self, vm, **policy):
+
+def lossy(end, lose):
+    """A socket that messages go through to this one, and from it, but for each @lose'th."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    end = end.dup()
+    for pair in (ours, end), (end, ours):
+        threading.Thread(target=carry, args=(*pair, lose), daemon=True).start()
+    return theirs
+
+
+class Network:
+    """A dormouse-net, as the server starts it. @lose: each so-many'th message between it and the guest is lost."""
+
+    def __init__(self, vm, lose=0, **policy):
         self.path = vm.path("net.sock")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if lose:
+            with ours:
+                ours = lossy(ours, lose)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.path)
         listener.listen(8)
@@ -217,6 +243,37 @@ def network_closes_connections():
         net = Network(vm, internet=True)
         assert b"reset" in client.stderr.read() and client.wait() != 0
         assert try_all(vm, [(INET4, PORT)])[(INET4, PORT)] == "internet"
+
+
+BULK_BYTES = 2_000_000
+# A line from the guest says how much there is to come from it; then it is told the sum of that, and gets as much.
+BULK_SERVER = f"""
+import hashlib, random, socket
+s = socket.create_server(("::", {PORT}), family=socket.AF_INET6, dualstack_ipv6=True)
+print("ready", flush=True)
+while True:
+    with s.accept()[0] as c, c.makefile("rwb") as f:
+        f.write(hashlib.sha256(f.read(int(f.readline()))).hexdigest().encode() + b"\\n")
+        f.write(random.Random(1).randbytes({BULK_BYTES}))
+"""
+
+
+@case("user-mode network: lost frames are sent again, to the guest and from it")
+def network_sends_lost_frames_again():
+    with World(server=BULK_SERVER), Vmm() as vm:
+        vm.boot(net={"backend": "user"})
+        send = f"head -c {BULK_BYTES} /dev/zero"
+        client = vm.start("exec", "bash", "-c", f"exec 3<>/dev/tcp/{INET4}/{PORT}; (echo {BULK_BYTES}; {send}) >&3; "
+                          "read -r sum <&3; echo $sum; sha256sum <&3")
+        vm.control.wait_event("net_wanted")
+        net = Network(vm, lose=7, internet=True)
+        sums = client.communicate()[0].decode().split()
+        assert sums[0] == hashlib.sha256(bytes(BULK_BYTES)).hexdigest(), sums
+        assert sums[1] == hashlib.sha256(random.Random(1).randbytes(BULK_BYTES)).hexdigest(), sums
+        stats = net.call("stats")
+        print(f"{BULK_BYTES} bytes each way; to the guest {stats['bytesIn']}, from it {stats['bytesOut']}")
+        assert stats["bytesIn"] > BULK_BYTES * 1.05, stats
+        vm.shut_down()
 
 
 API_PORT = 8099
