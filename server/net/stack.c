@@ -149,7 +149,8 @@ static void on_register(int fd, void *opaque)
 		return;
 	/* TCP is so already; a datagram whose checksum is wrong must not make us wait for another.
 	 */
-	fd_set_nonblock(fd);
+	if (use != USE_TCP)
+		fd_set_nonblock(fd);
 	s->use[fd] = (uint8_t)use;
 	s->used[use]++;
 	if (use == USE_TCP)
