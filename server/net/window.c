@@ -175,7 +175,8 @@ static void sweep(struct window *w)
 	}
 }
 
-static void begin_flow(struct window *w, const struct frame *f)
+/* @fd: of the one before with these ports: libslirp makes no socket for a SYN that comes again. */
+static void begin_flow(struct window *w, const struct frame *f, int fd)
 {
 	struct flow **at, *fl;
 	int shift = frame_window_shift(f);
@@ -192,7 +193,7 @@ static void begin_flow(struct window *w, const struct frame *f)
 	fl->peer = f->dst;
 	fl->peer_port = f->dport;
 	fl->shift = (uint8_t)shift;
-	fl->fd = -1;
+	fl->fd = fd;
 	fl->last = &fl->first;
 	at = bucket_of(w, &fl->peer, fl->peer_port, fl->guest_port);
 	fl->next = *at;
@@ -305,9 +306,10 @@ static void take_ack(struct window *w, struct flow *fl, const struct frame_tcp *
 		return;
 	if (ack != fl->una)
 		take_progress(w, fl, ack, now_ms);
-	else if (!fl->first || t->len || window != fl->window || (t->flags & TCP_F_FIN))
+	else if (!fl->first || t->len || (t->flags & TCP_F_FIN))
 		fl->duplicates = 0;
-	else if (++fl->duplicates == 3 && !fl->recovering && distance(ack, fl->recover) > 0)
+	else if (window == fl->window && ++fl->duplicates == 3 && !fl->recovering &&
+		 distance(ack, fl->recover) > 0)
 		recover(w, fl, false, now_ms);
 	fl->window = window;
 }
@@ -345,14 +347,17 @@ bool window_from_guest(struct window *w, struct frame *f, uint64_t now_ms)
 	struct frame_tcp t;
 	uint16_t window;
 	uint32_t ack;
+	int fd = -1;
 
 	if (f->kind != FRAME_WHOLE || f->proto != PROTO_TCP)
 		return true;
 	at = find(w, &f->dst, f->dport, &f->src, f->sport);
-	if (at && (f->tcp_flags & (TCP_F_SYN | TCP_F_RST)))
+	if (at && (f->tcp_flags & (TCP_F_SYN | TCP_F_RST))) {
+		fd = (*at)->fd;
 		forget(w, at);
-	if ((f->tcp_flags & (TCP_F_SYN | TCP_F_ACK)) == TCP_F_SYN)
-		begin_flow(w, f);
+	}
+	if ((f->tcp_flags & (TCP_F_SYN | TCP_F_ACK | TCP_F_RST)) == TCP_F_SYN)
+		begin_flow(w, f, fd);
 	if (!at || (f->tcp_flags & (TCP_F_SYN | TCP_F_RST)) || !(f->tcp_flags & TCP_F_ACK) ||
 	    !(*at)->open)
 		return true;
