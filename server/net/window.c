@@ -19,10 +19,10 @@
  * guest has sent is written: else a few hundred connections in these seconds were all that a guest
  * can have, and each of them made every turn slower.
  *
- * Lost is what three duplicate acknowledgements, or a second of silence, say is missing (RFC 5681;
- * of slow guests it is more, RFC 6298). Then, the frame at `una` is sent again, and the next one
- * with each acknowledgement that shows that it is missing, too, up to where libslirp was when this
- * began. Duplicates from before that do not begin it again (RFC 6582).
+ * Lost is what three duplicate acknowledgements, or a silence (WINDOW_RESEND_MS; of slow guests it
+ * is more, RFC 6298), say is missing (RFC 5681). Then, the frame at `una` is sent again, and the
+ * next one with each acknowledgement that shows that it is missing, too, up to where libslirp was
+ * when this began. Duplicates from before that do not begin it again (RFC 6582).
  */
 #include "server/net/window.h"
 
@@ -64,7 +64,8 @@ struct flow {
 	bool recovering, by_silence;
 	uint32_t recover; /* up to where, also of the last time */
 	uint32_t resent_end;
-	unsigned int silences;	  /* in a row */
+	bool got_only;		  /* after a silence just what was sent again */
+	bool lost_all;		  /* and was silent again */
 	uint32_t rtt_ms, wait_ms; /* smoothed; until something is sent again */
 	uint64_t due_ms;
 };
@@ -259,7 +260,8 @@ static void resend_due(struct window *w, uint64_t now_ms)
 				fl->wait_ms *= 2;
 				if (fl->wait_ms > RESEND_MAX_MS)
 					fl->wait_ms = RESEND_MAX_MS;
-				fl->silences++;
+				fl->lost_all = fl->got_only;
+				fl->got_only = false;
 				recover(w, fl, true, now_ms);
 			} else if (fl->due_ms < w->due_ms) {
 				w->due_ms = fl->due_ms;
@@ -280,11 +282,9 @@ static void take_progress(struct window *w, struct flow *fl, uint32_t ack, uint6
 			take_time(fl, fl->first, now_ms);
 		drop_first(w, fl);
 	}
-	/* It was only slow, unless it was silent again after it had got just what was sent again.
-	 */
-	if (!fl->recovering || ack != fl->resent_end)
-		fl->silences = 0;
-	if (fl->by_silence && fl->silences < 2)
+	fl->got_only = fl->recovering && fl->by_silence && ack == fl->resent_end;
+	/* It may have been only slow. */
+	if (fl->by_silence && !(fl->got_only && fl->lost_all))
 		fl->recovering = false;
 	if (fl->first)
 		set_due(w, fl, now_ms);

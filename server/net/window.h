@@ -20,7 +20,7 @@
 #define WINDOW_AHEAD	 (512u << 10)
 #define WINDOW_AHEAD_ALL (16u << 20)
 #define WINDOW_FLOWS	 1024 /* more are left alone: they work, with small windows */
-#define WINDOW_RESEND_MS 1000 /* without an acknowledgement; doubled each time, to 16 s */
+#define WINDOW_RESEND_MS 300  /* without an acknowledgement; doubled each time, to 16 s */
 
 struct window;
 
