@@ -172,6 +172,8 @@ void api_agent_kill(struct request *r);
 void api_agent_prompt(struct request *r);
 void api_agent_interrupt(struct request *r);
 
+/* A command or a terminal, as an element of a list or alone. */
+void api_session_write(struct strbuf *b, const char *sandbox, struct exec_session *x);
 /* Reply with a list of all sessions of EXEC_KIND()s, each written by @write. */
 void api_session_list(struct request *r, unsigned int kinds,
 		      void (*write)(struct strbuf *b, const char *sandbox, struct exec_session *x));

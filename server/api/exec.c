@@ -239,7 +239,7 @@ void api_exec_run_async(struct request *r)
 	sandbox_put(s);
 }
 
-static void write_session(struct strbuf *b, const char *sandbox, struct exec_session *x)
+void api_session_write(struct strbuf *b, const char *sandbox, struct exec_session *x)
 {
 	struct exec_view v;
 
@@ -271,7 +271,7 @@ void api_exec_start(struct request *r)
 	if (exec_background(x, true, &e)) {
 		reply_error(r, 500, "%s", e.msg);
 	} else {
-		write_session(&b, sandbox_id(s), x);
+		api_session_write(&b, sandbox_id(s), x);
 		reply_json(r, 201, &b);
 	}
 	exec_put(x);
@@ -331,7 +331,7 @@ void api_session_list(struct request *r, unsigned int kinds,
 /* Agents are commands, too; terminals and tunnels are not. */
 void api_exec_list(struct request *r)
 {
-	api_session_list(r, EXEC_KIND(EXEC_COMMAND) | EXEC_KIND(EXEC_AGENT), write_session);
+	api_session_list(r, EXEC_KIND(EXEC_COMMAND) | EXEC_KIND(EXEC_AGENT), api_session_write);
 }
 
 struct exec_session *api_session_find(struct request *r, unsigned int kinds, const char *missing)

@@ -141,27 +141,7 @@ void api_pty_delete(struct request *r)
 /* --- all of them (an addition to the API)
  * --------------------------------------------------------- */
 
-static void write_terminal(struct strbuf *b, const char *sandbox, struct exec_session *x)
-{
-	struct exec_view v;
-
-	exec_view(x, &v);
-	strbuf_json_next(b);
-	strbuf_adds(b, "{");
-	strbuf_json_str(b, "sessionID", exec_id(x));
-	strbuf_json_str(b, "sandboxID", sandbox);
-	strbuf_json_str(b, "command", exec_command(x));
-	strbuf_json_value(b, "args", exec_args(x));
-	strbuf_json_bool(b, "running", v.state == EXEC_RUNNING);
-	if (v.state != EXEC_RUNNING)
-		strbuf_json_int(b, "exitCode", v.exit_code);
-	strbuf_json_time(b, "startedAt", exec_started_ms(x));
-	exec_view_end(x);
-	strbuf_json_int(b, "attachedClients", exec_readers(x));
-	strbuf_adds(b, "}");
-}
-
 void api_pty_list(struct request *r)
 {
-	api_session_list(r, EXEC_KIND(EXEC_TERMINAL), write_terminal);
+	api_session_list(r, EXEC_KIND(EXEC_TERMINAL), api_session_write);
 }
