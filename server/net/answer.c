@@ -21,11 +21,6 @@ static void put32(uint8_t *p, uint32_t v)
 	put16(p + 2, v);
 }
 
-static uint32_t get32(const uint8_t *p)
-{
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 static size_t addr_len(const struct net_addr *a)
 {
 	return a->family == AF_INET ? 4 : 16;
@@ -76,18 +71,6 @@ static void put_sum(uint8_t *at, const uint8_t *l4, size_t len, const struct net
 
 /* --- segments of TCP ------------------------------------------------------------------------- */
 
-void frame_get_tcp(const struct frame *f, struct frame_tcp *t)
-{
-	const uint8_t *l4 = f->data + f->l4;
-
-	t->header = (uint8_t)((l4[12] >> 4) * 4);
-	t->len = (uint32_t)(f->len - f->l4) - t->header;
-	t->seq = get32(l4 + 4);
-	t->ack = get32(l4 + 8);
-	t->flags = l4[13];
-	t->window = (uint16_t)(l4[14] << 8 | l4[15]);
-}
-
 size_t frame_make_tcp(const struct net_addr *src, uint16_t sport, const struct net_addr *dst,
 		      uint16_t dport, const struct frame_tcp *t, uint8_t *out)
 {
@@ -103,25 +86,6 @@ size_t frame_make_tcp(const struct net_addr *src, uint16_t sport, const struct n
 	put16(l4 + 14, t->window);
 	put_sum(l4 + 16, l4, 20, src, dst, PROTO_TCP);
 	return (size_t)(l4 + 20 - out);
-}
-
-int frame_window_shift(const struct frame *f)
-{
-	const uint8_t *p = f->data + f->l4 + 20, *end = f->data + f->l4 + (p[-8] >> 4) * 4;
-
-	/* RFC 9293, 3.1: two kinds are one byte, the others have a length. */
-	while (p < end && *p) {
-		if (*p == TCP_OPT_NOP) {
-			p++;
-			continue;
-		}
-		if (end - p < 2 || p[1] < 2 || p[1] > end - p)
-			return -1;
-		if (*p == TCP_OPT_SHIFT && p[1] == 3)
-			return p[2] > TCP_SHIFT_MAX ? TCP_SHIFT_MAX : p[2];
-		p += p[1];
-	}
-	return -1;
 }
 
 size_t frame_add_shift(const struct frame *f, uint8_t *out)

@@ -20,6 +20,11 @@ static uint16_t be16(const uint8_t *p)
 	return (uint16_t)(p[0] << 8 | p[1]);
 }
 
+static uint32_t be32(const uint8_t *p)
+{
+	return (uint32_t)be16(p) << 16 | be16(p + 2);
+}
+
 static uint16_t le16(const uint8_t *p)
 {
 	return (uint16_t)(p[1] << 8 | p[0]);
@@ -199,6 +204,37 @@ void frame_parse(struct frame *f, uint8_t *data, size_t len)
 	case 0x86dd:
 		return parse_ip6(f);
 	}
+}
+
+void frame_get_tcp(const struct frame *f, struct frame_tcp *t)
+{
+	const uint8_t *l4 = f->data + f->l4;
+
+	t->header = (uint8_t)((l4[12] >> 4) * 4);
+	t->len = (uint32_t)(f->len - f->l4) - t->header;
+	t->seq = be32(l4 + 4);
+	t->ack = be32(l4 + 8);
+	t->flags = l4[13];
+	t->window = be16(l4 + 14);
+}
+
+int frame_window_shift(const struct frame *f)
+{
+	const uint8_t *p = f->data + f->l4 + 20, *end = f->data + f->l4 + (p[-8] >> 4) * 4;
+
+	/* RFC 9293, 3.1: two kinds are one byte, the others have a length. */
+	while (p < end && *p) {
+		if (*p == TCP_OPT_NOP) {
+			p++;
+			continue;
+		}
+		if (end - p < 2 || p[1] < 2 || p[1] > end - p)
+			return -1;
+		if (*p == TCP_OPT_SHIFT && p[1] == 3)
+			return p[2] > TCP_SHIFT_MAX ? TCP_SHIFT_MAX : p[2];
+		p += p[1];
+	}
+	return -1;
 }
 
 /* --- other addresses ------------------------------------------------------------------------ */

@@ -229,12 +229,14 @@ static void take_time(struct flow *fl, const struct kept *k, uint64_t now_ms)
 static void resend(struct window *w, struct flow *fl, uint64_t now_ms)
 {
 	static uint8_t copy[FRAME_MAX];
+	struct frame_tcp t;
 	struct frame f;
 
 	fl->resent_end = fl->first->end;
 	memcpy(copy, fl->first->frame, fl->first->len);
 	frame_parse(&f, copy, fl->first->len);
-	frame_set_ack(&f, fl->rcv, (uint16_t)(f.data[f.l4 + 14] << 8 | f.data[f.l4 + 15]));
+	frame_get_tcp(&f, &t);
+	frame_set_ack(&f, fl->rcv, t.window);
 	set_due(w, fl, now_ms);
 	w->to_guest(w->arg, &f);
 }
