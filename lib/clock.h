@@ -19,4 +19,11 @@ static inline uint64_t clock_mono_ms(void)
 	return clock_mono_ns() / 1000000ULL;
 }
 
+/* Lower the timeout of a poll() to @ms, if that is sooner. Of both, a negative one is never. */
+static inline void clock_sooner(int *timeout_ms, int ms)
+{
+	if (ms >= 0 && (*timeout_ms < 0 || ms < *timeout_ms))
+		*timeout_ms = ms;
+}
+
 #endif

@@ -195,15 +195,12 @@ size_t metadata_prepare(struct metadata *m, struct pollfd *p, int *timeout_ms)
 
 	for (size_t i = 0; i < METADATA_CONNS; i++) {
 		struct conn *c = &m->conns[i];
-		int left;
 
 		if (c->fd >= 0 && now >= c->until_ms)
 			conn_end(c);
 		if (c->fd < 0)
 			continue;
-		left = (int)(c->until_ms - now);
-		if (*timeout_ms < 0 || left < *timeout_ms)
-			*timeout_ms = left;
+		clock_sooner(timeout_ms, (int)(c->until_ms - now));
 		p[n++] = (struct pollfd){
 		    .fd = c->fd, .events = (short)(POLLIN | (c->out && !c->linger ? POLLOUT : 0))};
 	}

@@ -344,13 +344,6 @@ static bool is_writing(void *arg, int fd)
 	return ((struct stack *)arg)->writes[fd / 8] >> (fd % 8) & 1;
 }
 
-/* -1: never. */
-static void lower(int *timeout_ms, int to_ms)
-{
-	if (to_ms >= 0 && (*timeout_ms < 0 || to_ms < *timeout_ms))
-		*timeout_ms = to_ms;
-}
-
 size_t stack_prepare(struct stack *s, struct pollfd *p, bool slow, int *timeout_ms)
 {
 	uint32_t timeout = UINT32_MAX;
@@ -364,8 +357,8 @@ size_t stack_prepare(struct stack *s, struct pollfd *p, bool slow, int *timeout_
 	window_end(s->window, is_writing);
 	/* A second is what it asks for if it needs nothing. */
 	if (timeout < 1000)
-		lower(timeout_ms, (int)timeout);
-	lower(timeout_ms, window_due(s->window, clock_mono_ms()));
+		clock_sooner(timeout_ms, (int)timeout);
+	clock_sooner(timeout_ms, window_due(s->window, clock_mono_ms()));
 	return s->polled_n;
 }
 
