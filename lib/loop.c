@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "lib/fd.h"
+#include "lib/log.h"
 
 /* #syscalls epoll_create1 epoll_ctl epoll_wait epoll_pwait */
 
@@ -72,7 +73,10 @@ void loop_remove(struct loop *l, struct loop_source *s)
 {
 	if (!s->handler)
 		return;
-	epoll_ctl(l->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
+	/* By now the number may be another thread's; a mistake of the caller's, and not silent. */
+	if (epoll_ctl(l->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL) < 0)
+		log_error("event loop: descriptor %d was closed before it was removed: %s", s->fd,
+			  strerror(errno));
 	/* Events of it that were fetched already must not reach its handler. */
 	for (int i = 0; i < l->batch_len; i++)
 		if (l->batch[i].data.ptr == s)

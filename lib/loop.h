@@ -45,7 +45,7 @@ void loop_fini(struct loop *l);
 /* Watch @fd for @events (EPOLLIN, EPOLLOUT, ...). Return: 0 or -errno. */
 int loop_add(struct loop *l, struct loop_source *s, int fd, uint32_t events, loop_handler *h);
 int loop_modify(struct loop *l, struct loop_source *s, uint32_t events);
-/* Idempotent. Does not close the descriptor; remove before closing it. */
+/* Idempotent. Does not close the descriptor; remove it before it is closed or given away. */
 void loop_remove(struct loop *l, struct loop_source *s);
 
 /* Run until loop_stop(). Return: 0 or -errno. */

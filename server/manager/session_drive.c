@@ -397,8 +397,9 @@ static void pump(struct manager *m, struct exec_session *x)
 		rc = agent_exec_next(x->conn, 0, &ev, &e);
 		if (rc == -EAGAIN)
 			return;
-		if (rc && agent_conn_broken(x->conn))
-			loop_remove(&m->loop, &x->source); /* before it is closed */
+		/* What ends its turns gives the connection away: to be closed, or to others. */
+		if (rc || ev.type == AGENT_EXIT)
+			loop_remove(&m->loop, &x->source);
 		turn = take_event(x, rc, &ev, &e);
 		if (turn != GOES_ON) {
 			leave_loop(m, x);

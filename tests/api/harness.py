@@ -84,9 +84,8 @@ class Server:
         self.owner = state is None
         self.process = None
         self.env = env
-        for name in IMAGES:
-            open(os.path.join(self.folder, name + ".ext4"), "a").close()
-        open(os.path.join(self.folder, "kernel"), "a").close()
+        for name in [image + ".ext4" for image in IMAGES] + ["kernel", "log"]:
+            open(os.path.join(self.folder, name), "a").close()
         with open(os.path.join(self.folder, "keys"), "w") as f:
             f.write(f"# keys\n\n{KEY}\nanother-key\n")
         self.options = ["--state", self.state, "--kernel", f"{self.folder}/kernel", "--images", self.folder,
@@ -118,6 +117,7 @@ class Server:
     def close(self):
         if self.process and self.process.poll() is None:
             assert self.kill(signal.SIGTERM) == 0, self.log()[-2000:]
+        assert "was closed before it was removed" not in self.log(), self.log()[-2000:]
         if self.owner:
             for pid in {pid for pid, _ in self.arguments()}:
                 try:
