@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Monotonic time in nanoseconds and milliseconds. */
+/* Monotonic time in nanoseconds and milliseconds, and the time of day. */
 #ifndef LIB_CLOCK_H
 #define LIB_CLOCK_H
 
@@ -17,6 +17,18 @@ static inline uint64_t clock_mono_ns(void)
 static inline uint64_t clock_mono_ms(void)
 {
 	return clock_mono_ns() / 1000000ULL;
+}
+
+/*
+ * Milliseconds of the Unix epoch. Not time(), which is that of the last tick: it may still be in
+ * the second that has ended.
+ */
+static inline int64_t clock_wall_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 /* Lower the timeout of a poll() to @ms, if that is sooner. Of both, a negative one is never. */

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "lib/clock.h"
 #include "server/api/api.h"
 
 #define EXPIRES_DEFAULT_S 3600
@@ -49,7 +49,7 @@ struct url_body {
 
 static void reply_url(struct request *r, const char *operation, const struct url_body *body)
 {
-	int64_t expires_s = (int64_t)time(NULL) + body->expires_in;
+	int64_t expires_s = clock_wall_ms() / 1000 + body->expires_in;
 	char expires[24], signature[SIGNATURE_SIZE], base[300];
 	struct strbuf url = {0}, b = {0};
 	const char *texts[5];
@@ -128,7 +128,7 @@ static bool check_url(struct request *r, const char *operation)
 		reply_error(r, 400, "expires: must be a number of seconds");
 		return false;
 	}
-	if (expires_s <= (long long)time(NULL)) {
+	if (expires_s <= clock_wall_ms() / 1000) {
 		reply_error(r, 403, "signed URL expired");
 		return false;
 	}

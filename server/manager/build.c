@@ -47,7 +47,7 @@ static void fill_checkpoint(struct checkpoint_row *row, const struct build *b,
 	row->port = 80;
 	row->network = true;
 	row->workdir = (char *)(w->workdir ? w->workdir : "");
-	row->created_ms = row->done_ms = wall_ms();
+	row->created_ms = row->done_ms = clock_wall_ms();
 }
 
 /* The disk as it is now gets its row. All of @w's chain is sealed but for what @new_layer is. */
@@ -266,7 +266,7 @@ static int find_start(struct build *b, struct checkpoint_row *c)
 		struct err e;
 
 		if (!image_pin(b->m, b->keys[n], c, &e)) {
-			if (store_image_used(b->m->store, b->keys[n], "", wall_ms(), &e))
+			if (store_image_used(b->m->store, b->keys[n], "", clock_wall_ms(), &e))
 				log_warn("%s", e.msg);
 			return n;
 		}
@@ -335,7 +335,8 @@ static void finish(struct build *b)
 	snprintf(b->checkpoint_id, sizeof(b->checkpoint_id), "%s", c.id);
 	build_log(b, 0, "checkpoint", "Checkpoint %s", c.id);
 	rc = warm(b, &c);
-	if (!rc && store_image_used(b->m->store, b->keys[n], b->manifest.hash, wall_ms(), &e)) {
+	if (!rc &&
+	    store_image_used(b->m->store, b->keys[n], b->manifest.hash, clock_wall_ms(), &e)) {
 		b->passes = true;
 		set_error(b, "%s", e.msg);
 	}
@@ -555,7 +556,7 @@ static bool is_built(struct build *b)
 	snprintf(b->checkpoint_id, sizeof(b->checkpoint_id), "%s", c.id);
 	checkpoint_unpin(b->m, &c);
 	checkpoint_row_fini(&c);
-	if (store_image_used(b->m->store, key_of(b), b->manifest.hash, wall_ms(), &e))
+	if (store_image_used(b->m->store, key_of(b), b->manifest.hash, clock_wall_ms(), &e))
 		log_warn("%s", e.msg);
 	b->cached = true;
 	build_log(b, 0, "cache_hit", "Image %.12s was built before", b->manifest.hash);

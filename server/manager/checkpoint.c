@@ -259,7 +259,7 @@ static int fill_row(struct checkpoint_row *row, struct sandbox *s,
 	row->automatic = spec->automatic;
 	row->status = CHECKPOINT_PROCESSING;
 	row->name = strdup(spec->name);
-	row->created_ms = wall_ms();
+	row->created_ms = clock_wall_ms();
 	pthread_mutex_lock(&s->lock);
 	rc = copy_shape(row, &s->row);
 	pthread_mutex_unlock(&s->lock);
@@ -320,7 +320,7 @@ static int freeze_and_capture(struct sandbox *s, const struct checkpoint_row *ro
 static void set_failed(struct checkpoint_row *row, const char *why)
 {
 	row->status = CHECKPOINT_FAILED;
-	row->done_ms = wall_ms();
+	row->done_ms = clock_wall_ms();
 	free(row->error);
 	row->error = strdup(why);
 }
@@ -428,7 +428,7 @@ static void write_out_job(void *arg)
 			set_failed(row, e.msg);
 		} else {
 			row->status = CHECKPOINT_READY;
-			row->done_ms = wall_ms();
+			row->done_ms = clock_wall_ms();
 			row->ram_bytes = (int64_t)ram;
 			row->disk_bytes = (int64_t)disk;
 			row->state_bytes = size_of(s->m, row->id, "state");
@@ -544,5 +544,5 @@ int checkpoint_create(struct manager *m, const char *sandbox_id, const struct ch
 int checkpoints_recover(struct manager *m, struct err *e)
 {
 	return store_checkpoint_fail_processing(
-	    m->store, "the server was restarted while it was being written", wall_ms(), e);
+	    m->store, "the server was restarted while it was being written", clock_wall_ms(), e);
 }

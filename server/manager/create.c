@@ -198,7 +198,7 @@ static int fill_row(struct manager *m, struct sandbox_row *row, const struct san
 	row->metadata = spec->metadata ? json_deep_copy(spec->metadata) : json_object();
 	row->tags = json_object();
 	row->mounts = json_array();
-	row->created_ms = wall_ms();
+	row->created_ms = clock_wall_ms();
 	if (!row->template || !row->alias || !row->workdir || !row->envs || !row->metadata ||
 	    !row->tags || !row->mounts)
 		return err_set(e, -ENOMEM, "out of memory");
@@ -363,7 +363,7 @@ static int announce(struct sandbox *s, struct err *e)
 		return rc;
 	rc = sandbox_go_live(s, e);
 	if (rc) {
-		store_sandbox_set_deleted(s->m->store, s->id, wall_ms(), NULL);
+		store_sandbox_set_deleted(s->m->store, s->id, clock_wall_ms(), NULL);
 		return rc;
 	}
 	layer_unpin(s->m, top_layer(s));

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/checkpoint.h"
@@ -193,7 +194,7 @@ static void find_due(void *arg, struct checkpoint_row *row)
 
 static void delete_automatic(struct manager *m, struct gc_result *r)
 {
-	struct due d = {.before_ms = wall_ms() - AUTOMATIC_KEEP_MS};
+	struct due d = {.before_ms = clock_wall_ms() - AUTOMATIC_KEEP_MS};
 	struct err e;
 
 	if (store_checkpoint_each(m->store, NULL, find_due, &d, &e))

@@ -69,7 +69,7 @@ void sandbox_touch(struct sandbox *s)
 void idle_save(struct sandbox *s)
 {
 	uint64_t touched_ms = __atomic_load_n(&s->idle.touched_ms, __ATOMIC_RELAXED);
-	int64_t at_ms = wall_ms() - (int64_t)(clock_mono_ms() - touched_ms);
+	int64_t at_ms = clock_wall_ms() - (int64_t)(clock_mono_ms() - touched_ms);
 	const struct timespec times[2] = {
 	    {.tv_nsec = UTIME_OMIT},
 	    {.tv_sec = (time_t)(at_ms / 1000), .tv_nsec = (long)(at_ms % 1000) * 1000000},
@@ -90,7 +90,8 @@ void idle_load(struct sandbox *s)
 	if (lstat(s->dir, &st))
 		return;
 	idle_resume(&s->idle,
-		    wall_ms() - (int64_t)st.st_mtim.tv_sec * 1000 - st.st_mtim.tv_nsec / 1000000,
+		    clock_wall_ms() - (int64_t)st.st_mtim.tv_sec * 1000 -
+			st.st_mtim.tv_nsec / 1000000,
 		    clock_mono_ms());
 }
 
@@ -98,7 +99,7 @@ int64_t idle_used_ms(const struct sandbox *s)
 {
 	if (s->row.status != SANDBOX_RUNNING)
 		return 0;
-	return wall_ms() -
+	return clock_wall_ms() -
 	       (int64_t)(clock_mono_ms() - __atomic_load_n(&s->idle.touched_ms, __ATOMIC_RELAXED));
 }
 
@@ -106,7 +107,7 @@ int64_t idle_expiry_ms(const struct sandbox *s)
 {
 	if (s->row.status != SANDBOX_RUNNING || !s->row.timeout_s)
 		return 0;
-	return wall_ms() + (int64_t)idle_left_ms(&s->idle, s->row.timeout_s, clock_mono_ms());
+	return clock_wall_ms() + (int64_t)idle_left_ms(&s->idle, s->row.timeout_s, clock_mono_ms());
 }
 
 /* --- the end of the time ---------------------------------------------------------------------- */

@@ -149,7 +149,6 @@ int sandbox_status_error(struct sandbox *s, struct err *e); /* under s->lock */
 char *sandbox_path(const struct sandbox *s, const char *name);
 void table_insert(struct manager *m, struct sandbox *s);
 void table_remove(struct manager *m, struct sandbox *s);
-int64_t wall_ms(void);
 /* Wait on s->changed until @deadline_ms of the monotonic clock. Under s->lock. */
 int sandbox_wait(struct sandbox *s, uint64_t deadline_ms);
 uint32_t sandbox_epoch(const struct sandbox *s);

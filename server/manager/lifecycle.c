@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/gc.h"
@@ -15,7 +16,7 @@
 static int delete_known(struct manager *m, struct sandbox *s, struct err *e)
 {
 	bool was_running;
-	int rc = store_sandbox_set_deleted(m->store, s->id, wall_ms(), e);
+	int rc = store_sandbox_set_deleted(m->store, s->id, clock_wall_ms(), e);
 
 	/* On a full disk the files have to go first, or no deletion could ever free it. */
 	if (rc && rc != -ENOSPC && rc != -EIO)
@@ -24,7 +25,7 @@ static int delete_known(struct manager *m, struct sandbox *s, struct err *e)
 	was_running = s->row.status == SANDBOX_RUNNING;
 	s->row.status = SANDBOX_STOPPED;
 	if (!s->row.ended_ms)
-		s->row.ended_ms = wall_ms();
+		s->row.ended_ms = clock_wall_ms();
 	pthread_cond_broadcast(&s->changed);
 	pthread_mutex_unlock(&s->lock);
 	if (was_running)
@@ -36,7 +37,7 @@ static int delete_known(struct manager *m, struct sandbox *s, struct err *e)
 	remove_dir(m, s->id);
 	layer_remove_top(m, &s->row.layers);
 	if (rc)
-		rc = store_sandbox_set_deleted(m->store, s->id, wall_ms(), e);
+		rc = store_sandbox_set_deleted(m->store, s->id, clock_wall_ms(), e);
 	if (rc)
 		return rc;
 	table_remove(m, s);

@@ -119,7 +119,7 @@ static void on_tick(struct loop_source *source, uint32_t events)
 	if (++m->ticks % 3600 == 0) {
 		struct err e;
 
-		if (store_sandbox_prune(m->store, wall_ms() - 24LL * 3600 * 1000, 10000, &e))
+		if (store_sandbox_prune(m->store, clock_wall_ms() - 24LL * 3600 * 1000, 10000, &e))
 			log_warn("%s", e.msg);
 		gc_kick(m);
 	}
@@ -304,7 +304,8 @@ static void stop_sandbox(struct sandbox *s)
 	pthread_mutex_unlock(&s->lock);
 	if (!running)
 		return;
-	if (store_sandbox_set_ended(s->m->store, s->id, SANDBOX_STOPPED, NULL, wall_ms(), NULL))
+	if (store_sandbox_set_ended(s->m->store, s->id, SANDBOX_STOPPED, NULL, clock_wall_ms(),
+				    NULL))
 		log_error("sandbox %s: its end could not be recorded", s->id);
 	vm_kill(s);
 }

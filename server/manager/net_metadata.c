@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/net.h"
@@ -27,7 +28,7 @@ struct question {
 static json_t *status_body(struct sandbox *s, const struct sandbox_row *row)
 {
 	return json_pack("{ss, sI}", "sandboxId", s->id, "uptime",
-			 (json_int_t)((wall_ms() - row->created_ms) / 1000));
+			 (json_int_t)((clock_wall_ms() - row->created_ms) / 1000));
 }
 
 static json_t *metadata_body(struct sandbox *s, const struct sandbox_row *row)

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "lib/clock.h"
 #include "lib/log.h"
 #include "server/manager/checkpoint.h"
 #include "server/manager/internal.h"
@@ -32,7 +33,7 @@ int patch_add(struct manager *m, struct patch_row *row, struct err *e)
 	checkpoint_row_fini(&checkpoint);
 	if (!rc)
 		rc = uuid_make(row->id, e);
-	row->created_ms = wall_ms();
+	row->created_ms = clock_wall_ms();
 	return rc ? rc : store_patch_insert(m->store, row, e);
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "lib/clock.h"
 #include "server/manager/internal.h"
 
 void preview_hash(const char *token, size_t len, char hash[HASH_SIZE])
@@ -59,7 +60,7 @@ int preview_create(struct manager *m, const struct preview_row *want, struct pre
 		rc = uuid_make(new.id, e);
 	if (rc)
 		return rc;
-	new.created_ms = wall_ms();
+	new.created_ms = clock_wall_ms();
 	rc = store_preview_insert(m->store, &new, e);
 	if (rc == -ENOENT)
 		return err_set(e, -EINVAL, "sandbox not found, or not running");

@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/checkpoint_int.h"
@@ -297,7 +298,7 @@ static void collect(void *arg, struct sandbox_row *row)
 int recover(struct manager *m, struct err *e)
 {
 	struct found f = {.m = m};
-	int rc = store_sandbox_prune(m->store, wall_ms() - KEEP_DELETED_MS, KEEP_DELETED, e);
+	int rc = store_sandbox_prune(m->store, clock_wall_ms() - KEEP_DELETED_MS, KEEP_DELETED, e);
 
 	if (rc && rc != -ENOSPC)
 		return rc;

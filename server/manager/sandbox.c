@@ -17,14 +17,6 @@
 #define USE_WAIT_MS	 120000 /* requests wait so long for a guest that comes back */
 #define DEATH_WAIT_MS	 500	/* after a broken connection, for the news of the VM's end */
 
-int64_t wall_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* --- making and freeing --------------------------------------------------------------- */
 
 /* Rows come and go; this stays. */
@@ -393,7 +385,7 @@ void sandbox_set_failed(struct sandbox *s, const char *why)
 
 	pthread_mutex_lock(&s->lock);
 	s->row.status = SANDBOX_ERROR;
-	s->row.ended_ms = wall_ms();
+	s->row.ended_ms = clock_wall_ms();
 	free(s->row.error);
 	s->row.error = strdup(why);
 	log_warn("sandbox %s: %s", s->id, why);

@@ -39,7 +39,7 @@ struct exec_session *session_new(const struct exec_spec *spec)
 	x->in_known = true;
 	x->cmd = strdup(spec->cmd ? spec->cmd : "");
 	x->args = spec->args ? json_deep_copy(spec->args) : json_array();
-	x->started_ms = wall_ms();
+	x->started_ms = clock_wall_ms();
 	pthread_mutex_init(&x->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/build_int.h"
@@ -38,7 +39,7 @@ static int end_ready(const struct job *j, const struct build_result *r, struct e
 	own.name = name;
 	own.parent[0] = '\0';
 	own.is_public = false;
-	own.created_ms = own.done_ms = wall_ms();
+	own.created_ms = own.done_ms = clock_wall_ms();
 	rc = uuid_make(own.id, e);
 	if (!rc)
 		rc = store_snapshot_end(j->m->store, j->id, &own, r->base_version, NULL, e);
@@ -112,7 +113,7 @@ static int fill_row(struct snapshot_row *row, const char *name, const struct man
 	row->manifest = strdup(manifest->text);
 	row->base_version = strdup("");
 	row->runtime_mib = manifest->runtime_mib;
-	row->created_ms = wall_ms();
+	row->created_ms = clock_wall_ms();
 	snprintf(row->hash, sizeof(row->hash), "%s", manifest->hash);
 	if (row->name && row->manifest && row->base_version)
 		return uuid_make(row->id, e);
@@ -343,7 +344,7 @@ int snapshot_fork(struct manager *m, const char *name, const struct sandbox_spec
 	rc = check_base(m, &row, e);
 	if (!rc)
 		rc = image_create(m, &sized, row.checkpoint_id, out, e);
-	if (!rc && store_snapshot_used(m->store, name, wall_ms(), &ignored) &&
+	if (!rc && store_snapshot_used(m->store, name, clock_wall_ms(), &ignored) &&
 	    ignored.code != -ENOENT)
 		log_warn("%s", ignored.msg);
 	snapshot_row_fini(&row);

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "lib/clock.h"
+
 #include "server/manager/internal.h"
 
 #define TAGS_MAX      50
@@ -64,7 +66,7 @@ static void set_tags(struct sandbox_row *row, const void *arg)
 {
 	json_decref(row->tags);
 	row->tags = json_incref((json_t *)arg);
-	row->tagged_ms = wall_ms();
+	row->tagged_ms = clock_wall_ms();
 }
 
 int sandbox_set_tags(struct manager *m, const char *id, const json_t *tags, struct sandbox_row *row,

@@ -191,7 +191,7 @@ static int checkpoint_guest(struct sandbox *s, struct checkpoint_row *row, struc
 	row->status = CHECKPOINT_READY;
 	row->ram_bytes = (int64_t)ram_bytes;
 	row->disk_bytes = (int64_t)disk_bytes;
-	row->done_ms = wall_ms();
+	row->done_ms = clock_wall_ms();
 	return 0;
 }
 
@@ -210,7 +210,7 @@ static int fill_row(struct checkpoint_row *row, const char *key, const struct sa
 	row->cpus = s->row.cpus;
 	row->memory_mib = s->row.memory_mib;
 	row->disk_mib = s->row.disk_mib;
-	row->created_ms = wall_ms();
+	row->created_ms = clock_wall_ms();
 	if (chain_copy(&row->layers, &s->row.layers) || !row->name || !row->base_image ||
 	    !row->template || !row->envs || !row->metadata) {
 		checkpoint_row_fini(row);

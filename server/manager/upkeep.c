@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/fd.h"
 #include "lib/log.h"
 #include "server/manager/checkpoint_int.h"
@@ -448,7 +449,8 @@ static void add_candidate(void *arg, struct checkpoint_row *row)
 
 static void pack_all(struct manager *m)
 {
-	struct candidates c = {.m = m, .before_ms = wall_ms() - m->config->cold_after_s * 1000};
+	struct candidates c = {.m = m,
+			       .before_ms = clock_wall_ms() - m->config->cold_after_s * 1000};
 	struct err e;
 
 	if (!m->config->cold_after_s)

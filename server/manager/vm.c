@@ -185,7 +185,7 @@ static bool record_end(struct sandbox *s)
 	if (!s->announced || s->vm.expected || s->row.status != SANDBOX_RUNNING)
 		return false;
 	s->row.status = s->exit_orderly ? SANDBOX_STOPPED : SANDBOX_ERROR;
-	s->row.ended_ms = wall_ms();
+	s->row.ended_ms = clock_wall_ms();
 	free(s->row.error);
 	s->row.error = s->exit_orderly ? NULL : strdup(s->exit_reason);
 	log_at(s->exit_orderly ? LOG_INFO : LOG_WARN, "sandbox %s: %s", s->id, s->exit_reason);
