@@ -8,7 +8,8 @@
  * itself or any other source, and may free the structure that embeds a removed
  * source: a removed source's handler is never called again, also not for events
  * already fetched. Sources are level-triggered: events of a batch that was
- * overtaken by a removal are fetched anew.
+ * overtaken by a removal are fetched anew. In a loop without a lock none is, so
+ * there EPOLLET may be asked for, too.
  */
 #ifndef LIB_LOOP_H
 #define LIB_LOOP_H

@@ -50,3 +50,40 @@ Test(loop, stop_before_run_returns_at_once)
 	cr_assert_eq(loop_run(&l), 0);
 	loop_fini(&l);
 }
+
+static void count(struct loop_source *s, uint32_t events)
+{
+	struct counter *c = container_of(s, struct counter, source);
+
+	(void)events;
+	c->calls++;
+	loop_stop(c->loop);
+}
+
+static void run_once(struct loop *l)
+{
+	l->stopped = false;
+	cr_assert_eq(loop_run(l), 0);
+}
+
+Test(loop, an_edge_comes_once_for_each_write_and_nothing_need_be_read)
+{
+	struct loop l;
+	struct counter edge = {.loop = &l}, step = {.loop = &l};
+	int fe = eventfd(0, 0), fs = eventfd(1, 0);
+	uint64_t one = 1;
+
+	cr_assert_eq(loop_init(&l, NULL), 0);
+	cr_assert_eq(loop_add(&l, &edge.source, fe, EPOLLIN | EPOLLET, count), 0);
+	cr_assert_eq(loop_add(&l, &step.source, fs, EPOLLIN, count), 0);
+	for (int i = 1; i < 4; i++) {
+		cr_assert_eq(write(fe, &one, sizeof(one)), sizeof(one));
+		run_once(&l);
+		cr_expect_eq(edge.calls, i);
+		run_once(&l);
+		cr_expect_eq(edge.calls, i, "it is still readable");
+	}
+	loop_fini(&l);
+	close(fe);
+	close(fs);
+}
