@@ -86,6 +86,22 @@ static ssize_t host_gets(uint8_t *buf, size_t cap)
 	return recv(host, buf, cap, 0);
 }
 
+static uint64_t rx_gpa(unsigned int i)
+{
+	return RIG_DATA + 0x1000ull * i;
+}
+
+static void give_buffers(unsigned int from, unsigned int n, uint32_t len)
+{
+	for (unsigned int i = 0; i < n; i++) {
+		struct rig_buf b = {rx_gpa(from + i), len, true};
+
+		memset(rig_ptr(&r, b.gpa), 0xee, len);
+		rig_add(&r, NET_Q_RX, &b, 1);
+	}
+	rig_notify(&r, NET_Q_RX);
+}
+
 static void host_sends(const struct net_header *h, size_t bytes, uint8_t mark)
 {
 	static uint8_t buf[NET_FRAME_MAX + 16];
@@ -447,6 +463,21 @@ Test(net, a_backend_that_ends_under_a_guest_without_buffers_is_noticed)
 	cr_expect_eq(info().in_frames, 0);
 }
 
+Test(net, what_a_backend_sent_before_its_end_comes)
+{
+	static const uint8_t frame[HEADER + 60];
+
+	begin(USER_ALL, 64);
+	attach();
+	give_buffers(0, 4, 1526);
+	for (int i = 0; i < 3; i++)
+		cr_assert_eq(send(host, frame, sizeof(frame), 0), (ssize_t)sizeof(frame));
+	fd_close(&host);
+	while (info().attached)
+		rig_step(&r);
+	cr_expect_eq(info().in_frames, 3);
+}
+
 Test(net, detaching_is_an_end_too)
 {
 	uint8_t buf[64];
@@ -464,22 +495,6 @@ Test(net, detaching_is_an_end_too)
 }
 
 /* --- to the guest --------------------------------------------------------------------------- */
-
-static uint64_t rx_gpa(unsigned int i)
-{
-	return RIG_DATA + 0x1000ull * i;
-}
-
-static void give_buffers(unsigned int from, unsigned int n, uint32_t len)
-{
-	for (unsigned int i = 0; i < n; i++) {
-		struct rig_buf b = {rx_gpa(from + i), len, true};
-
-		memset(rig_ptr(&r, b.gpa), 0xee, len);
-		rig_add(&r, NET_Q_RX, &b, 1);
-	}
-	rig_notify(&r, NET_Q_RX);
-}
 
 Test(net, a_frame_for_the_guest_has_a_header_and_its_length)
 {
