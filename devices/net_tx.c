@@ -31,7 +31,7 @@
 /* The longest acknowledgement: an Ethernet header, an IPv6 one, a TCP one with its options. */
 #define QUIET_BYTES (sizeof(struct net_header) + NET_ETHERNET_BYTES + 40 + 60)
 #define QUIET_MAX   32
-#define QUIET_NS    4000000ULL
+#define QUIET_NS    20000000ULL
 
 /* --- headers ---------------------------------------------------------------------------- */
 
