@@ -48,10 +48,18 @@ enum frame_kind {
 	FRAME_ODD, /* an IP packet that is not taken: a fragment, with options, another protocol */
 };
 
+/* How soon the guest is to have it. */
+enum frame_hurry {
+	FRAME_NOW,
+	FRAME_MORE,  /* after another look: there is often more to go with it at once */
+	FRAME_LATER, /* nobody waits for it: with the next one, or after PORT_LATER_MS */
+};
+
 struct frame {
 	uint8_t *data; /* borrowed */
 	size_t len;    /* what lies behind the packet is cut off */
 	enum frame_kind kind;
+	enum frame_hurry hurry; /* to the guest */
 	/* Of FRAME_WHOLE and FRAME_ODD. */
 	struct net_addr src, dst;
 	uint8_t proto;

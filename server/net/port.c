@@ -31,6 +31,9 @@ struct port {
 	uint8_t next[NET_MESSAGE_MAX];
 	size_t next_bytes, last_at; /* where its last frame's header is */
 	unsigned int next_frames;
+	enum frame_hurry hurry; /* the most that one of them is in */
+	bool looked;		/* since there is a FRAME_MORE */
+	uint64_t later_ms;	/* until then a FRAME_LATER waits; 0: not known yet */
 	struct mmsghdr msgs[BATCH];
 	struct iovec iov[BATCH];
 	uint8_t room[BATCH][VNET_HDR + FRAME_MAX]; /* touched as far as frames go */
@@ -133,25 +136,44 @@ static bool keep(struct port *p)
 	return true;
 }
 
-void port_push(struct port *p)
+static void let_go(struct port *p)
 {
-	int rc;
+	int rc = p->first ? -EAGAIN : send_now(p, p->next, p->next_bytes);
 
-	if (!p->next_frames)
-		return;
-	rc = p->first ? -EAGAIN : send_now(p, p->next, p->next_bytes);
 	if (rc && (rc != -EAGAIN || !keep(p)))
 		p->lost += p->next_frames;
 	p->next_bytes = p->next_frames = 0;
+	p->looked = false;
+	p->later_ms = 0;
 }
 
-void port_send(struct port *p, const uint8_t *data, size_t len)
+int port_push(struct port *p, uint64_t now_ms)
+{
+	if (!p->next_frames)
+		return -1;
+	if (p->hurry == FRAME_MORE && !p->looked) {
+		p->looked = true;
+		return 0;
+	}
+	if (p->hurry == FRAME_LATER) {
+		if (!p->later_ms)
+			p->later_ms = now_ms + PORT_LATER_MS;
+		if (now_ms < p->later_ms)
+			return (int)(p->later_ms - now_ms);
+	}
+	let_go(p);
+	return -1;
+}
+
+void port_send(struct port *p, const uint8_t *data, size_t len, enum frame_hurry hurry)
 {
 	/* Sums are right: libslirp has made them. One buffer. */
 	static const uint8_t hdr[VNET_HDR] = {[0] = VNET_VALID, [10] = 1};
 
 	if (p->next_bytes + VNET_HDR + len > sizeof(p->next))
-		port_push(p);
+		let_go(p);
+	if (!p->next_frames || hurry < p->hurry)
+		p->hurry = hurry;
 	if (p->next_frames) {
 		uint8_t *at = p->next + p->last_at;
 		size_t last = p->next_bytes - p->last_at - VNET_HDR;

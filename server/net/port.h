@@ -24,10 +24,20 @@ void port_destroy(struct port *p);
  */
 int port_receive(struct port *p, void (*take)(void *arg, uint8_t *data, size_t len), void *arg);
 
-/* Send a frame of at most FRAME_MAX bytes, with the next port_push() at the latest. */
-void port_send(struct port *p, const uint8_t *data, size_t len);
-/* Let go what was sent. What the guest does not take waits, or is lost when it is too much. */
-void port_push(struct port *p);
+#define PORT_LATER_MS 20 /* a FRAME_LATER waits so long for others to go with */
+
+/* Send a frame of at most FRAME_MAX bytes, when port_push() says so, or as there is no room for it
+ * beside the others. */
+void port_send(struct port *p, const uint8_t *data, size_t len, enum frame_hurry hurry);
+/**
+ * port_push() - Let go what was sent, if it is time
+ *
+ * Called after each look at the sockets. What the guest does not take waits, or is lost when it is
+ * too much.
+ *
+ * Return: in how many ms to look and call it again, whatever happens; -1: nothing is left
+ */
+int port_push(struct port *p, uint64_t now_ms);
 /* When it can be written to. Return: 0 or -errno */
 int port_flush(struct port *p);
 /* For poll(). */

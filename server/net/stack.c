@@ -28,7 +28,7 @@ struct stack {
 	struct filter *filter; /* borrowed */
 	struct window *window; /* owned */
 	uint64_t now_ms;       /* when this turn began */
-	void (*send)(void *arg, uint8_t *data, size_t len);
+	void (*send)(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry);
 	void *arg;
 	/* Of each socket that libslirp has: what it is for, and the guest's port. */
 	uint8_t use[STACK_FD_LIMIT];
@@ -67,7 +67,7 @@ static void to_guest(void *arg, struct frame *f)
 	struct stack *s = arg;
 
 	if (filter_to_guest(s->filter, f) == FILTER_PASS)
-		s->send(s->arg, f->data, f->len);
+		s->send(s->arg, f->data, f->len, f->hurry);
 }
 
 static ssize_t on_send(const void *buf, size_t len, void *opaque)
@@ -203,7 +203,8 @@ static void introduce(struct stack *s)
 }
 
 int stack_create(struct stack **out, struct filter *f, const char *metadata,
-		 void (*send)(void *arg, uint8_t *data, size_t len), void *arg, struct err *e)
+		 void (*send)(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry),
+		 void *arg, struct err *e)
 {
 	static const uint8_t network[4] = {10, 0, 2, 0}, mask[4] = {255, 255, 255, 0};
 	SlirpConfig c = {.version = 4,
@@ -281,7 +282,7 @@ static void answer(struct stack *s, const struct frame *f)
 	size_t len = frame_refuse(f, out);
 
 	if (len)
-		s->send(s->arg, out, len);
+		s->send(s->arg, out, len, FRAME_NOW);
 }
 
 void stack_input(struct stack *s, uint8_t *data, size_t len)
@@ -298,7 +299,7 @@ void stack_input(struct stack *s, uint8_t *data, size_t len)
 	case FILTER_ARP:
 		len = frame_answer_arp(&f, out);
 		if (len)
-			s->send(s->arg, out, len);
+			s->send(s->arg, out, len, FRAME_NOW);
 		return;
 	case FILTER_PASS:
 		break;

@@ -32,7 +32,8 @@ struct stack;
  * Return: 0 or -errno
  */
 int stack_create(struct stack **out, struct filter *f, const char *metadata,
-		 void (*send)(void *arg, uint8_t *data, size_t len), void *arg, struct err *e);
+		 void (*send)(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry),
+		 void *arg, struct err *e);
 void stack_destroy(struct stack *s);
 
 /* A frame from the guest, at most FRAME_MAX bytes: through the filter and in. */

@@ -120,6 +120,8 @@ static void drop_first(struct window *w, struct flow *fl)
 	if (!fl->first)
 		fl->last = &fl->first;
 	w->kept_bytes -= k->len;
+	if (!w->kept_bytes)
+		w->due_ms = UINT64_MAX;
 	free(k);
 }
 
@@ -467,6 +469,11 @@ void window_from_stack(struct window *w, struct frame *f, uint64_t now_ms)
 	} else if (fl->open) {
 		fl->rcv = t.ack;
 		check_over(w, fl);
+		/* Often it is the last of an answer, and the end follows. */
+		if (t.len && !(t.flags & TCP_F_FIN))
+			f->hurry = FRAME_MORE;
+		else if (fl->over)
+			f->hurry = FRAME_LATER; /* the guest has closed it */
 		if (t.len && !take_data(w, fl, f, &t, now_ms))
 			return;
 		fl->fin |= (t.flags & TCP_F_FIN) && t.seq + t.len == fl->nxt;

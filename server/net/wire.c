@@ -37,6 +37,7 @@ struct wire {
 	struct control control;
 	int listen_fd;
 	bool policy_changed;
+	int push_ms; /* what port_push() said */
 	struct pollfd polled[P_FIXED + METADATA_CONNS + STACK_FDS_MAX];
 };
 
@@ -125,9 +126,9 @@ static void take_connection(struct wire *w)
 /* --- the loop
  * ------------------------------------------------------------------------------------- */
 
-static void to_guest(void *arg, uint8_t *data, size_t len)
+static void to_guest(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry)
 {
-	port_send(((struct wire *)arg)->port, data, len);
+	port_send(((struct wire *)arg)->port, data, len, hurry);
 }
 
 static void from_guest(void *arg, uint8_t *data, size_t len)
@@ -161,7 +162,7 @@ static void take_news(struct wire *w)
 static int turn(struct wire *w, struct err *e)
 {
 	struct pollfd *p = w->polled;
-	int timeout_ms = -1, rc = 0;
+	int timeout_ms = w->push_ms, rc = 0;
 	size_t meta, n;
 
 	p[P_FRAMES] = (struct pollfd){port_fd(w->port),
@@ -182,7 +183,7 @@ static int turn(struct wire *w, struct err *e)
 		rc = port_flush(w->port);
 	if (!rc && p[P_FRAMES].revents & ~POLLOUT)
 		rc = port_receive(w->port, from_guest, w);
-	port_push(w->port);
+	w->push_ms = port_push(w->port, clock_mono_ms());
 	return rc;
 }
 
@@ -213,7 +214,7 @@ int wire_run(const struct wire_config *c, struct err *e)
 	int rc;
 
 	memset(&w, 0, sizeof(w));
-	w.host.fd = -1;
+	w.host.fd = w.push_ms = -1;
 	rc = begin(&w, c, e);
 	while (!rc)
 		rc = turn(&w, e);

@@ -17,11 +17,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct filter filter;
 
 /* Whatever comes out is a whole packet for the guest. */
-static void on_send(void *arg, uint8_t *data, size_t len)
+static void on_send(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry)
 {
 	struct frame f;
 
 	(void)arg;
+	(void)hurry;
 	frame_parse(&f, data, len);
 	if (f.kind != FRAME_WHOLE && f.kind != FRAME_ARP)
 		__builtin_trap();

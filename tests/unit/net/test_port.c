@@ -75,8 +75,8 @@ Test(port, a_guest_that_takes_nothing, .init = begin, .fini = end)
 
 	while (lost < 10) {
 		memcpy(frame, &sent, sizeof(sent));
-		port_send(port, frame, sizeof(frame));
-		port_push(port);
+		port_send(port, frame, sizeof(frame), FRAME_NOW);
+		port_push(port, 0);
 		port_counts(port, &none, &lost);
 		cr_assert_lt(++sent, 10000, "it takes everything");
 	}
@@ -98,11 +98,11 @@ Test(port, frames_go_together, .init = begin, .fini = end)
 	const uint8_t *second = got + VNET_HDR + 300;
 
 	memset(frame, 7, sizeof(frame));
-	port_send(port, frame, 300);
-	port_send(port, frame, 60);
+	port_send(port, frame, 300, FRAME_NOW);
+	port_send(port, frame, 60, FRAME_NOW);
 	cr_expect_lt(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 0, "not yet");
-	port_push(port);
-	port_push(port);
+	cr_expect_eq(port_push(port, 0), -1);
+	cr_expect_eq(port_push(port, 0), -1);
 	cr_assert_eq(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 2 * VNET_HDR + 360);
 	cr_expect_arr_eq(got, "\2\0\x2c\1\0\0\0\0\0\0\1\0", VNET_HDR);
 	cr_expect_arr_eq(second, "\2\0\0\0\0\0\0\0\0\0\1\0", VNET_HDR);
@@ -111,8 +111,50 @@ Test(port, frames_go_together, .init = begin, .fini = end)
 	cr_expect_lt(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 0, "no empty one");
 	/* As many as fit. */
 	for (int i = 0; i < 3; i++)
-		port_send(port, frame, sizeof(frame) - 100);
-	port_push(port);
+		port_send(port, frame, sizeof(frame) - 100, FRAME_NOW);
+	port_push(port, 0);
 	cr_expect_eq(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 2 * (VNET_HDR + FRAME_MAX - 100));
 	cr_expect_eq(recv(vmm, got, sizeof(got), MSG_DONTWAIT), VNET_HDR + FRAME_MAX - 100);
+}
+
+/* Return: how many frames came, of 60 bytes each; 0: no message. */
+static int frames_got(void)
+{
+	static uint8_t got[NET_MESSAGE_MAX];
+	ssize_t len = recv(vmm, got, sizeof(got), MSG_DONTWAIT);
+
+	return len < 0 ? 0 : (int)len / (VNET_HDR + 60);
+}
+
+Test(port, a_frame_that_nobody_waits_for_goes_with_others_or_later, .init = begin, .fini = end)
+{
+	static const uint8_t frame[60];
+
+	port_send(port, frame, sizeof(frame), FRAME_LATER);
+	cr_expect_eq(port_push(port, 1000), PORT_LATER_MS);
+	port_send(port, frame, sizeof(frame), FRAME_LATER);
+	cr_expect_eq(port_push(port, 1000 + PORT_LATER_MS - 1), 1);
+	cr_expect_eq(frames_got(), 0);
+	cr_expect_eq(port_push(port, 1000 + PORT_LATER_MS), -1);
+	cr_expect_eq(frames_got(), 2);
+	port_send(port, frame, sizeof(frame), FRAME_LATER);
+	cr_expect_eq(port_push(port, 5000), PORT_LATER_MS, "from then on");
+	port_send(port, frame, sizeof(frame), FRAME_NOW);
+	cr_expect_eq(port_push(port, 5000), -1);
+	cr_expect_eq(frames_got(), 2);
+}
+
+Test(port, data_waits_for_one_more_look, .init = begin, .fini = end)
+{
+	static const uint8_t frame[60];
+
+	for (int i = 0; i < 2; i++) {
+		port_send(port, frame, sizeof(frame), i ? FRAME_LATER : FRAME_MORE);
+		port_send(port, frame, sizeof(frame), FRAME_MORE);
+		cr_expect_eq(port_push(port, 1000), 0);
+		cr_expect_eq(frames_got(), 0);
+		port_send(port, frame, sizeof(frame), FRAME_MORE);
+		cr_expect_eq(port_push(port, 1000), -1, "and for no other");
+		cr_expect_eq(frames_got(), 3);
+	}
 }

@@ -15,9 +15,10 @@ static struct stack *stack;
 static struct made heard;
 static unsigned int heard_n;
 
-static void on_heard(void *arg, uint8_t *data, size_t len)
+static void on_heard(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry)
 {
 	(void)arg;
+	(void)hurry;
 	cr_assert_leq(len, sizeof(heard.data));
 	memcpy(heard.data, data, len);
 	heard.len = len;

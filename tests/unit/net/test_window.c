@@ -14,6 +14,7 @@
 static struct window *window;
 static struct made guest_got, stack_got; /* the last ones */
 static unsigned int guest_n, stack_n;
+static enum frame_hurry hurry; /* of the last one for the guest */
 static void (*guest_hears)(struct frame *f), (*stack_hears)(struct frame *f);
 
 static void to_guest(void *arg, struct frame *f)
@@ -24,6 +25,7 @@ static void to_guest(void *arg, struct frame *f)
 	memcpy(guest_got.data, f->data, f->len);
 	guest_got.len = f->len;
 	guest_n++;
+	hurry = f->hurry;
 	if (guest_hears)
 		guest_hears(f);
 }
@@ -233,9 +235,7 @@ Test(window, what_says_nothing_new_goes_no_further, .init = begin, .fini = end)
 	send_data(ISS + 1, MSS, 0);
 	window_settle(window, 0);
 	cr_expect_not(ack(ISS + 1 + MSS, 1000, 0));
-	cr_expect_eq(window_due(window, 0), WINDOW_RESEND_MS, "a look, and no more");
-	window_settle(window, WINDOW_RESEND_MS);
-	cr_expect_eq(window_due(window, WINDOW_RESEND_MS), -1);
+	cr_expect_eq(window_due(window, 0), -1, "nothing is under way");
 	cr_expect_eq(guest_n, 2);
 	/* A keep-alive asks for an answer. */
 	cr_expect(guest_says(
@@ -367,8 +367,10 @@ Test(window, only_the_guest_acknowledges_an_end, .init = begin, .fini = end)
 	cr_expect_eq(tcp_of(&stack_got).ack, ISS + 1 + MSS);
 	cr_expect(ack(ISS + 1 + MSS + 1, 1000, 0));
 	cr_expect_eq(tcp_of(&stack_got).ack, ISS + 1 + MSS + 1);
+	cr_expect_eq(window_due(window, 0), -1, "nothing is under way");
+	guest_n = 0;
 	window_settle(window, 100000);
-	cr_expect_eq(window_due(window, 100000), -1);
+	cr_expect_eq(guest_n, 0);
 }
 
 Test(window, a_reset_is_the_end, .init = begin, .fini = end)
@@ -432,6 +434,25 @@ static bool end_both(bool guest_first)
 	window_end(window, is_busy);
 	return stack_n && tcp_of(&stack_got).flags == TCP_F_RST &&
 	       tcp_of(&stack_got).seq == IRS + 2;
+}
+
+/* Data may have company at once; nobody waits to hear that an end arrived, if it was the last. */
+Test(window, what_is_in_a_hurry, .init = begin, .fini = end)
+{
+	struct frame_tcp both = {
+	    .seq = ISS + 1 + MSS, .ack = IRS + 1, .flags = TCP_F_ACK | TCP_F_FIN, .len = 10};
+
+	shake_hands(7, 1000);
+	cr_expect_eq(hurry, FRAME_NOW);
+	send_data(ISS + 1, MSS, 0);
+	cr_expect_eq(hurry, FRAME_MORE);
+	stack_says(both, 0);
+	cr_expect_eq(hurry, FRAME_NOW);
+	guest_n = 0;
+	end_both(true);
+	cr_expect_eq(hurry, FRAME_NOW, "the guest waits for that end");
+	end_both(false);
+	cr_expect_eq(hurry, FRAME_LATER);
 }
 
 Test(window, what_is_over_is_forgotten, .init = begin, .fini = end)
