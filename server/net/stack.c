@@ -15,11 +15,10 @@
 #include "server/net/window.h"
 
 /*
- * TCP segments to the guest. libslirp sends 65535 bytes until it hears from us (window.h), and
- * Linux offers whole segments as its window: of libslirp's largest ones, which have 32768 bytes,
- * that is one. Of those that are a byte smaller it is two.
+ * TCP segments to the guest: libslirp's largest. Its buffers have 128 KiB, and are made anew for
+ * each connection, with a copy, if that is no multiple of the segment.
  */
-#define SEGMENT 32767
+#define SEGMENT 32768
 
 enum use { USE_NONE, USE_TCP, USE_UDP, USE_ECHO, USE_KINDS };
 

@@ -31,7 +31,7 @@
 
 #define BUCKETS	      1024
 #define SMALL_MAX     65535 /* without scaling */
-#define MUCH	      32767 /* room that libslirp wants to hear of: its segment (stack.c) */
+#define MUCH	      32767 /* room that libslirp wants to hear of: half of its window */
 #define RESEND_MAX_MS 16000
 
 struct kept {
