@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the parts of virtio-net share: net.c, net_tx.c, net_rx.c, net_backend.c, net_limit.c. */
+/* What the parts of virtio-net share: net.c, net_tx.c, net_rx.c, net_look.c, net_backend.c,
+ * net_limit.c. */
 #ifndef DEVICES_NET_INT_H
 #define DEVICES_NET_INT_H
 
@@ -69,7 +70,7 @@ struct net {
 	bool tx_full;	 /* the backend took no more: wait until it does */
 	bool rx_starved; /* the guest has no buffer: wait for its notification */
 	bool rx_limited; /* wait for the timer */
-	/* Small frames that went out and of which the guest was not told yet. */
+	/* Frames without data that went out and of which the guest was not told yet. */
 	unsigned int tx_quiet;
 
 	bool wanted;	   /* somebody was asked for a backend */
@@ -110,6 +111,15 @@ bool net_rx(struct net *n);
 
 /* Forget what is there for the guest. */
 void net_rx_clear(struct net *n);
+
+/* --- net_look.c ------------------------------------------------------------------------- */
+
+/* How much of a frame, from its Ethernet header on, is looked at. */
+#define NET_LOOK_BYTES 114u
+/* A report of groups, a search for routers, or a probe whether an address is taken: IPv6. */
+bool net_speaks_of_itself(const uint8_t *f, size_t bytes);
+/* A segment of TCP without data. @f: all of it */
+bool net_carries_nothing(const uint8_t *f, size_t bytes);
 
 /* --- net_backend.c -------------------------------------------------------------------- */
 

@@ -13,7 +13,8 @@
  *
  * A guest that receives sends an acknowledgement now and then, and its driver wants an interrupt
  * for each, to free it. That one waits, as the frames that come next have an interrupt, too, in
- * which the driver looks at both queues.
+ * which the driver looks at both queues. One for data does not: Linux holds back a connection whose
+ * data the driver has not freed.
  */
 #include <endian.h>
 #include <errno.h>
@@ -28,10 +29,8 @@
 #define CHAIN_IOV    (VIRTQ_MAX_CHAIN + GUEST_MEM_MAX_REGIONS)
 #define ASK_AGAIN_NS 1000000000ULL
 
-/* The longest acknowledgement: an Ethernet header, an IPv6 one, a TCP one with its options. */
-#define QUIET_BYTES (sizeof(struct net_header) + NET_ETHERNET_BYTES + 40 + 60)
-#define QUIET_MAX   32
-#define QUIET_NS    20000000ULL
+#define QUIET_MAX 32
+#define QUIET_NS  50000000ULL
 
 /* --- headers ---------------------------------------------------------------------------- */
 
@@ -90,57 +89,29 @@ static enum sent send_frame(struct net *n, const struct virtq_chain *c)
 	return net_backend_gone(errno) ? GONE : DROPPED;
 }
 
-/* --- without a backend --------------------------------------------------------------------- */
-
-#define ETHERTYPE_AT	    12u
-#define ETHERTYPE_IPV6	    0x86ddu
-#define IPV6_NEXT_AT	    (NET_ETHERNET_BYTES + 6)
-#define IPV6_SOURCE_AT	    (NET_ETHERNET_BYTES + 8)
-#define IPV6_BYTES	    40u
-#define IPV6_HOP_BY_HOP	    0u
-#define IPV6_ICMP	    58u
-#define HOP_BY_HOP_BYTES    8u	 /* with the one option that these have */
-#define ICMP_LISTENERS	    131u /* report, and done; then the search for routers */
-#define ICMP_ROUTER_SOLICIT 133u
-#define ICMP_NEIGHBOUR	    135u
-#define ICMP_LISTENERS_V2   143u
-
-/* A report of groups, a search for routers, or a probe whether an address is taken: IPv6. */
-static bool speaks_of_itself(const uint8_t *f, size_t bytes)
+/* Its beginning, as far as anybody looks. Return: its bytes; 0: it is no frame */
+static size_t look(struct net *n, const struct virtq_chain *c, uint8_t head[NET_LOOK_BYTES])
 {
-	static const uint8_t nobody[16];
-	size_t icmp = NET_ETHERNET_BYTES + IPV6_BYTES;
-	uint8_t next;
-
-	if (bytes <= icmp + HOP_BY_HOP_BYTES ||
-	    (f[ETHERTYPE_AT] << 8 | f[ETHERTYPE_AT + 1]) != ETHERTYPE_IPV6)
-		return false;
-	next = f[IPV6_NEXT_AT];
-	if (next == IPV6_HOP_BY_HOP && !f[icmp + 1]) {
-		next = f[icmp];
-		icmp += HOP_BY_HOP_BYTES;
-	}
-	if (next != IPV6_ICMP)
-		return false;
-	if (f[icmp] == ICMP_NEIGHBOUR)
-		return !memcmp(f + IPV6_SOURCE_AT, nobody, sizeof(nobody));
-	return (f[icmp] >= ICMP_LISTENERS && f[icmp] <= ICMP_ROUTER_SOLICIT) ||
-	       f[icmp] == ICMP_LISTENERS_V2;
-}
-
-static bool frame_asks(struct net *n, const struct virtq_chain *c)
-{
-	uint8_t head[NET_ETHERNET_BYTES + IPV6_BYTES + HOP_BY_HOP_BYTES + 1];
-	size_t bytes = sizeof(head);
+	size_t bytes = NET_LOOK_BYTES;
 
 	if (c->out_bytes < NET_FRAME_MIN)
-		return false;
+		return 0;
 	if (bytes > c->out_bytes - sizeof(struct net_header))
 		bytes = (size_t)c->out_bytes - sizeof(struct net_header);
 	if (virtq_chain_read(&n->dev->queues[NET_Q_TX].q, c, sizeof(struct net_header), head,
 			     (uint32_t)bytes) < 0)
-		return false;
-	return !speaks_of_itself(head, bytes);
+		return 0;
+	return bytes;
+}
+
+/* --- without a backend --------------------------------------------------------------------- */
+
+static bool frame_asks(struct net *n, const struct virtq_chain *c)
+{
+	uint8_t head[NET_LOOK_BYTES];
+	size_t bytes = look(n, c, head);
+
+	return bytes && !net_speaks_of_itself(head, bytes);
 }
 
 static void ask(struct net *n)
@@ -220,7 +191,11 @@ static void tell_or_wait(struct net *n)
 
 static void count_quiet(struct net *n, const struct virtq_chain *c)
 {
-	n->tx_quiet = c->out_bytes > QUIET_BYTES ? QUIET_MAX : n->tx_quiet + 1;
+	uint8_t head[NET_LOOK_BYTES];
+	bool quiet = c->out_bytes <= sizeof(struct net_header) + sizeof(head) &&
+		     net_carries_nothing(head, look(n, c, head));
+
+	n->tx_quiet = quiet ? n->tx_quiet + 1 : QUIET_MAX;
 }
 
 /* Return: VIRTQ_OK if frames wait for the backend, the timer, or a further turn. */
