@@ -62,8 +62,7 @@ static int next_line(struct request *r, struct build *b, uint64_t *cursor)
 	return 1;
 }
 
-bool api_follow_build(struct request *r, struct build *b, unsigned int failed,
-		      struct build_result *res)
+bool api_await_build(struct request *r, struct build *b, struct build_result *res)
 {
 	struct manager *m = api_manager(r);
 	uint64_t cursor = 0;
@@ -76,8 +75,21 @@ bool api_follow_build(struct request *r, struct build *b, unsigned int failed,
 		reply_error_code(r, 503, NULL, true, "the server stops");
 		return false;
 	}
+	return true;
+}
+
+void api_reply_failed_build(struct request *r, const struct build_result *res, unsigned int failed)
+{
+	reply_error_code(r, res->passes ? 503 : failed, NULL, res->passes, res->error);
+}
+
+bool api_follow_build(struct request *r, struct build *b, unsigned int failed,
+		      struct build_result *res)
+{
+	if (!api_await_build(r, b, res))
+		return false;
 	if (res->error)
-		reply_error_code(r, res->passes ? 503 : failed, NULL, res->passes, res->error);
+		api_reply_failed_build(r, res, failed);
 	return !res->error;
 }
 

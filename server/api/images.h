@@ -10,11 +10,15 @@
 bool api_read_manifest(struct request *r, struct manifest *m);
 
 /**
- * api_follow_build() - Wait for a build; its log goes to who accepts events
- * @failed:	Status of the reply if it fails
+ * api_await_build() - Wait for a build; its log goes to who accepts events
  *
- * Return: true and *@res; false after having replied. The build is the caller's in each case.
+ * Return: true and *@res, also if it has failed; false after having replied that the server stops.
+ * The build is the caller's in each case.
  */
+bool api_await_build(struct request *r, struct build *b, struct build_result *res);
+/* Say that it has failed, with status @failed or 503. */
+void api_reply_failed_build(struct request *r, const struct build_result *res, unsigned int failed);
+/* Both. Return: true and *@res; false after having replied */
 bool api_follow_build(struct request *r, struct build *b, unsigned int failed,
 		      struct build_result *res);
 

@@ -47,13 +47,16 @@ bool api_finish_snapshot(struct request *r, struct build *b, struct snapshot_row
 	int rc;
 
 	memset(row, 0, sizeof(*row));
-	if (!api_follow_build(r, b, failed, &res)) {
+	if (!api_await_build(r, b, &res)) {
 		snapshot_row_fini(&begun);
 		return false;
 	}
+	/* Whatever became of it: who has the reply finds it in the snapshot, too. */
 	rc = snapshot_wait(api_manager(r), begun.name, begun.id, row, &e);
 	snapshot_row_fini(&begun);
-	if (rc == -ENOENT)
+	if (res.error)
+		api_reply_failed_build(r, &res, failed);
+	else if (rc == -ENOENT)
 		reply_error(r, 409, "the snapshot was deleted while it was being built");
 	else if (rc)
 		reply_errno(r, rc, &e);
