@@ -356,9 +356,9 @@ static void pump_again(struct manager *m, struct exec_session *x)
 		log_error("waking the background loop: %s", strerror(errno));
 }
 
+/* What is left to do when its source is removed. */
 static void leave_loop(struct manager *m, struct exec_session *x)
 {
-	loop_remove(&m->loop, &x->source);
 	for (struct exec_session **p = &m->again; *p; p = &(*p)->again_next)
 		if (*p == x) {
 			*p = x->again_next;
