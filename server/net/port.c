@@ -15,6 +15,7 @@
 #define FULL_BYTES (256u << 10)
 #define LOSS_BYTES (8u << 20)
 #define SOCKET_BUF (4 << 20)
+#define LOOKS	   2 /* a FRAME_MORE waits for: of a connection's begin, its data, and its end */
 
 struct waiting {
 	struct waiting *next;
@@ -32,7 +33,8 @@ struct port {
 	size_t next_bytes, last_at; /* where its last frame's header is */
 	unsigned int next_frames;
 	enum frame_hurry hurry; /* the most that one of them is in */
-	bool looked;		/* since there is a FRAME_MORE */
+	bool fresh;		/* since the last look */
+	unsigned int looks;	/* that brought more */
 	uint64_t later_ms;	/* until then a FRAME_LATER waits; 0: not known yet */
 	struct mmsghdr msgs[BATCH];
 	struct iovec iov[BATCH];
@@ -143,7 +145,7 @@ static void let_go(struct port *p)
 	if (rc && (rc != -EAGAIN || !keep(p)))
 		p->lost += p->next_frames;
 	p->next_bytes = p->next_frames = 0;
-	p->looked = false;
+	p->looks = 0;
 	p->later_ms = 0;
 }
 
@@ -151,8 +153,9 @@ int port_push(struct port *p, uint64_t now_ms)
 {
 	if (!p->next_frames)
 		return -1;
-	if (p->hurry == FRAME_MORE && !p->looked) {
-		p->looked = true;
+	if (p->hurry == FRAME_MORE && p->fresh && p->looks < LOOKS) {
+		p->fresh = false;
+		p->looks++;
 		return 0;
 	}
 	if (p->hurry == FRAME_LATER) {
@@ -186,6 +189,7 @@ void port_send(struct port *p, const uint8_t *data, size_t len, enum frame_hurry
 	memcpy(p->next + p->next_bytes + VNET_HDR, data, len);
 	p->next_bytes += VNET_HDR + len;
 	p->next_frames++;
+	p->fresh = true;
 }
 
 int port_flush(struct port *p)

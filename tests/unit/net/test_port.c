@@ -144,7 +144,7 @@ Test(port, a_frame_that_nobody_waits_for_goes_with_others_or_later, .init = begi
 	cr_expect_eq(frames_got(), 2);
 }
 
-Test(port, data_waits_for_one_more_look, .init = begin, .fini = end)
+Test(port, data_waits_for_another_look, .init = begin, .fini = end)
 {
 	static const uint8_t frame[60];
 
@@ -153,8 +153,22 @@ Test(port, data_waits_for_one_more_look, .init = begin, .fini = end)
 		port_send(port, frame, sizeof(frame), FRAME_MORE);
 		cr_expect_eq(port_push(port, 1000), 0);
 		cr_expect_eq(frames_got(), 0);
+		cr_expect_eq(port_push(port, 1000), -1, "that brought nothing");
+		cr_expect_eq(frames_got(), 2);
+	}
+}
+
+Test(port, and_for_few_of_them, .init = begin, .fini = end)
+{
+	static const uint8_t frame[60];
+
+	for (int i = 0; i < 2; i++) {
 		port_send(port, frame, sizeof(frame), FRAME_MORE);
-		cr_expect_eq(port_push(port, 1000), -1, "and for no other");
+		cr_expect_eq(port_push(port, 1000), 0);
+		port_send(port, frame, sizeof(frame), FRAME_MORE);
+		cr_expect_eq(port_push(port, 1000), 0);
+		port_send(port, frame, sizeof(frame), i ? FRAME_MORE : FRAME_NOW);
+		cr_expect_eq(port_push(port, 1000), -1);
 		cr_expect_eq(frames_got(), 3);
 	}
 }
