@@ -82,7 +82,14 @@ static ssize_t on_send(const void *buf, size_t len, void *opaque)
 
 static void to_slirp(void *arg, uint8_t *data, size_t len)
 {
-	slirp_input(((struct stack *)arg)->slirp, data, (int)len);
+	struct stack *s = arg;
+	struct frame f;
+
+	/* The end of a handshake makes the metadata's socket. */
+	frame_parse(&f, data, len);
+	s->current = &f;
+	slirp_input(s->slirp, data, (int)len);
+	s->current = NULL;
 }
 
 static void on_guest_error(const char *msg, void *opaque)

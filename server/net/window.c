@@ -10,6 +10,11 @@
  * the guest does, or where we keep no more. So libslirp never has anything to send again but its
  * FIN, which only the guest acknowledges.
  *
+ * Its SYN is kept and acknowledged like data, with the window that the guest's SYN has. So what a
+ * server says first goes to the guest behind the answer to its SYN, with one message and one
+ * interrupt, and is in order there. Until the guest has acknowledged it, it gets the same answer
+ * when it says its SYN again, of which libslirp would make nothing.
+ *
  * A segment of the guest goes on with our acknowledgement and window in place of its own. One that
  * has nothing else to say goes no further, unless libslirp is to hear of more room; those that want
  * an answer (keep-alives, probes) show by their sequence number.
@@ -52,6 +57,7 @@ struct flow {
 	int fd; /* libslirp's, only to ask for it; -1: unknown */
 	bool dirty, over;
 	bool open;	     /* the guest was offered scaling */
+	bool opening;	     /* and has not acknowledged this yet: it is the first that is kept */
 	bool fin, fin_acked; /* libslirp's */
 	bool guest_fin;
 	uint32_t guest_end; /* behind it */
@@ -153,14 +159,20 @@ static void forget(struct window *w, struct flow **at)
 	free(fl);
 }
 
-/* Both ends are acknowledged. */
-static void check_over(struct window *w, struct flow *fl)
+static void set_over(struct window *w, struct flow *fl)
 {
-	if (fl->over || !fl->fin_acked || !fl->guest_fin || fl->rcv != fl->guest_end)
+	if (fl->over)
 		return;
 	fl->over = true;
 	fl->next_over = w->over;
 	w->over = fl;
+}
+
+/* Both ends are acknowledged. */
+static void check_over(struct window *w, struct flow *fl)
+{
+	if (fl->fin_acked && fl->guest_fin && fl->rcv == fl->guest_end)
+		set_over(w, fl);
 }
 
 /* Those that never began: libslirp does not say when it forgets a connection. */
@@ -182,10 +194,12 @@ static void sweep(struct window *w)
 static void begin_flow(struct window *w, const struct frame *f, int fd)
 {
 	struct flow **at, *fl;
+	struct frame_tcp t;
 	int shift = frame_window_shift(f);
 
 	if (shift < 0)
 		return;
+	frame_get_tcp(f, &t);
 	if (w->n >= WINDOW_FLOWS)
 		sweep(w);
 	fl = w->n < WINDOW_FLOWS ? calloc(1, sizeof(*fl)) : NULL;
@@ -196,6 +210,7 @@ static void begin_flow(struct window *w, const struct frame *f, int fd)
 	fl->peer = f->dst;
 	fl->peer_port = f->dport;
 	fl->shift = (uint8_t)shift;
+	fl->window = t.window; /* that of a SYN is never scaled */
 	fl->fd = fd;
 	fl->last = &fl->first;
 	at = bucket_of(w, &fl->peer, fl->peer_port, fl->guest_port);
@@ -251,6 +266,18 @@ static void recover(struct window *w, struct flow *fl, bool by_silence, uint64_t
 	resend(w, fl, now_ms);
 }
 
+static void answer_silence(struct window *w, struct flow *fl, uint64_t now_ms)
+{
+	fl->wait_ms *= 2;
+	if (fl->wait_ms > RESEND_MAX_MS)
+		fl->wait_ms = RESEND_MAX_MS;
+	fl->lost_all = fl->got_only;
+	fl->got_only = false;
+	recover(w, fl, true, now_ms);
+	if (fl->opening && now_ms - fl->first->sent_ms >= WINDOW_OPENING_MS)
+		set_over(w, fl);
+}
+
 static void resend_due(struct window *w, uint64_t now_ms)
 {
 	if (now_ms < w->due_ms)
@@ -260,16 +287,10 @@ static void resend_due(struct window *w, uint64_t now_ms)
 		for (struct flow *fl = w->buckets[i]; fl; fl = fl->next) {
 			if (!fl->first)
 				continue;
-			if (now_ms >= fl->due_ms) {
-				fl->wait_ms *= 2;
-				if (fl->wait_ms > RESEND_MAX_MS)
-					fl->wait_ms = RESEND_MAX_MS;
-				fl->lost_all = fl->got_only;
-				fl->got_only = false;
-				recover(w, fl, true, now_ms);
-			} else if (fl->due_ms < w->due_ms) {
+			if (now_ms >= fl->due_ms)
+				answer_silence(w, fl, now_ms);
+			else if (fl->due_ms < w->due_ms)
 				w->due_ms = fl->due_ms;
-			}
 		}
 	}
 }
@@ -280,6 +301,7 @@ static void resend_due(struct window *w, uint64_t now_ms)
 static void take_progress(struct window *w, struct flow *fl, uint32_t ack, uint64_t now_ms)
 {
 	fl->una = ack;
+	fl->opening = false;
 	fl->duplicates = 0;
 	while (fl->first && distance(fl->first->end, ack) <= 0) {
 		if (fl->first->end == ack)
@@ -323,7 +345,8 @@ static uint16_t offer(const struct window *w, const struct flow *fl, uint32_t *a
 {
 	uint32_t ahead = w->kept_bytes < WINDOW_AHEAD_ALL ? WINDOW_AHEAD : SMALL_MAX;
 	uint32_t most = fl->window < ahead ? fl->window : ahead;
-	int32_t room = distance(fl->una + most, fl->nxt);
+	/* The window begins behind the SYN. */
+	int32_t room = distance(fl->una + fl->opening + most, fl->nxt);
 
 	*ack = fl->nxt + fl->fin_acked;
 	return (uint16_t)(room <= 0 ? 0 : room > SMALL_MAX ? SMALL_MAX : room);
@@ -345,6 +368,16 @@ static bool has_news(const struct flow *fl, uint32_t ack, uint16_t window)
 	return more > 0 && distance(fl->told_edge, ack) < MUCH;
 }
 
+/* That which was answered, of a guest that did not get the answer. */
+static bool is_syn_again(const struct flow *fl, const struct frame *f)
+{
+	struct frame_tcp t;
+
+	frame_get_tcp(f, &t);
+	return fl->opening && (t.flags & (TCP_F_SYN | TCP_F_ACK | TCP_F_RST)) == TCP_F_SYN &&
+	       t.seq + 1 == fl->rcv;
+}
+
 bool window_from_guest(struct window *w, struct frame *f, uint64_t now_ms)
 {
 	struct flow **at, *fl;
@@ -356,6 +389,10 @@ bool window_from_guest(struct window *w, struct frame *f, uint64_t now_ms)
 	if (f->kind != FRAME_WHOLE || f->proto != PROTO_TCP)
 		return true;
 	at = find(w, &f->dst, f->dport, &f->src, f->sport);
+	if (at && is_syn_again(*at, f)) {
+		resend(w, *at, now_ms);
+		return false;
+	}
 	if (at && (f->tcp_flags & (TCP_F_SYN | TCP_F_RST))) {
 		fd = (*at)->fd;
 		forget(w, at);
@@ -421,31 +458,33 @@ static bool take_data(struct window *w, struct flow *fl, const struct frame *f,
 }
 
 /* The guest hears that we scale, too, and is believed to from now on. */
-static void open_flow(struct window *w, struct flow *fl, struct frame *f, const struct frame_tcp *t)
+static void open_flow(struct window *w, struct flow *fl, struct frame *f, const struct frame_tcp *t,
+		      uint64_t now_ms)
 {
 	uint8_t out[FRAME_ANSWER_MAX];
 	size_t len = frame_add_shift(f, out);
 	struct frame scaled;
 
-	if (!len) {
+	frame_parse(&scaled, out, len);
+	fl->wait_ms = WINDOW_RESEND_MS;
+	if (!len || !keep(w, fl, &scaled, t->seq + 1, now_ms)) {
 		w->to_guest(w->arg, f);
 		return;
 	}
-	fl->open = true;
-	fl->una = fl->nxt = t->seq + 1;
-	fl->recover = t->seq;
-	fl->wait_ms = WINDOW_RESEND_MS;
+	fl->open = fl->opening = true;
+	fl->una = fl->recover = t->seq;
+	fl->nxt = t->seq + 1;
 	fl->rcv = t->ack;
-	note_told(fl, fl->nxt, 0);
-	frame_parse(&scaled, out, len);
+	note_told(fl, fl->una, 0);
+	set_dirty(w, fl);
+	scaled.hurry = FRAME_MORE;
 	w->to_guest(w->arg, &scaled);
 }
 
-/* The answer to the guest's SYN; it may come again. */
+/* The answer to the guest's SYN. It does not come again, as libslirp hears at once that it came. */
 static bool may_open(const struct flow *fl, const struct frame_tcp *t)
 {
-	return (t->flags & TCP_F_ACK) && !(t->flags & TCP_F_FIN) && !t->len &&
-	       (!fl->open || (fl->nxt == t->seq + 1 && !fl->first));
+	return (t->flags & TCP_F_ACK) && !(t->flags & TCP_F_FIN) && !t->len && !fl->open;
 }
 
 void window_from_stack(struct window *w, struct frame *f, uint64_t now_ms)
@@ -464,7 +503,7 @@ void window_from_stack(struct window *w, struct frame *f, uint64_t now_ms)
 	if ((t.flags & TCP_F_RST) || ((t.flags & TCP_F_SYN) && !may_open(fl, &t))) {
 		forget(w, at);
 	} else if (t.flags & TCP_F_SYN) {
-		open_flow(w, fl, f, &t);
+		open_flow(w, fl, f, &t, now_ms);
 		return;
 	} else if (fl->open) {
 		fl->rcv = t.ack;

@@ -21,6 +21,9 @@
 #define WINDOW_AHEAD_ALL (16u << 20)
 #define WINDOW_FLOWS	 1024 /* more are left alone: they work, with small windows */
 #define WINDOW_RESEND_MS 300  /* without an acknowledgement; doubled each time, to 16 s */
+/* A connection whose first segment the guest has not acknowledged for so long is ended, as by
+ * libslirp (its TCPTV_KEEP_INIT). */
+#define WINDOW_OPENING_MS 75000
 
 struct window;
 

@@ -116,19 +116,34 @@ static bool ack(uint32_t seq, uint16_t win, uint64_t now)
 	    0, now);
 }
 
-/* With @shift < 0 without scaling. */
-static void shake_hands(int shift, uint16_t win)
+/* The guest's SYN, with @shift < 0 without scaling. */
+static bool syn(int shift, uint32_t room, uint64_t now)
 {
 	uint8_t options[8] = {2, 4, 5, 180, TCP_OPT_NOP, TCP_OPT_SHIFT, 3, (uint8_t)shift};
 
-	cr_assert(guest_says((struct frame_tcp){.seq = IRS, .flags = TCP_F_SYN, .window = 64000},
-			     options, shift < 0 ? 4 : 8, 0));
+	return guest_says((struct frame_tcp){.seq = IRS,
+					     .flags = TCP_F_SYN,
+					     .window = (uint16_t)(room < 65535 ? room : 65535)},
+			  options, shift < 0 ? 4 : 8, now);
+}
+
+static void answer_syn(uint64_t now)
+{
 	stack_says(
 	    (struct frame_tcp){
 		.seq = ISS, .ack = IRS + 1, .flags = TCP_F_SYN | TCP_F_ACK, .window = 32768},
-	    0);
+	    now);
+}
+
+static void shake_hands(int shift, uint16_t win)
+{
+	cr_assert(syn(shift, (uint32_t)win << (shift < 0 ? 0 : shift), 0));
+	answer_syn(0);
+	window_settle(window, 0);
 	cr_assert_eq(guest_n, 1);
-	cr_assert(ack(ISS + 1, win, 0), "the handshake ends");
+	ack(ISS + 1, win, 0);
+	cr_assert_eq(tcp_of(&stack_got).ack, ISS + 1, "the handshake ends");
+	cr_assert_eq(window_due(window, 0), -1);
 }
 
 static void send_data(uint32_t seq, uint32_t len, uint64_t now)
@@ -172,6 +187,81 @@ Test(window, who_does_not_ask_is_left_alone, .init = begin, .fini = end)
 	cr_expect_eq(stack_n, 0);
 	cr_expect_eq(window_due(window, 0), -1);
 	cr_expect(ack(ISS + 1 + MSS, 1000, 0));
+}
+
+/* The server speaks first: nobody waits for the guest to say that there is a connection. */
+Test(window, the_server_goes_on_before_the_guest, .init = begin, .fini = end)
+{
+	syn(7, 64240, 0);
+	stack_n = 0;
+	answer_syn(0);
+	cr_expect_eq(hurry, FRAME_MORE);
+	cr_expect_eq(stack_n, 0, "not within libslirp");
+	window_settle(window, 0);
+	cr_expect_eq(stack_n, 1);
+	cr_expect_eq(tcp_of(&stack_got).flags, TCP_F_ACK);
+	cr_expect_eq(tcp_of(&stack_got).seq, IRS + 1);
+	cr_expect_eq(tcp_of(&stack_got).ack, ISS + 1);
+	cr_expect_eq(tcp_of(&stack_got).window, 64240, "that of a SYN is not scaled");
+	send_data(ISS + 1, MSS, 0);
+	window_settle(window, 0);
+	cr_expect_eq(guest_n, 2);
+	cr_expect_not(ack(ISS + 1, 502, 0), "which libslirp knows");
+	cr_expect_eq(window_due(window, 0), WINDOW_RESEND_MS);
+	ack(ISS + 1 + MSS, 502, 0);
+	cr_expect_eq(window_due(window, 0), -1);
+}
+
+Test(window, an_answer_that_was_lost_comes_again, .init = begin, .fini = end)
+{
+	syn(7, 64240, 0);
+	answer_syn(0);
+	window_settle(window, 0);
+	send_data(ISS + 1, MSS, 0);
+	guest_n = 0;
+	/* By itself, */
+	window_settle(window, WINDOW_RESEND_MS);
+	cr_expect_eq(guest_n, 1);
+	cr_expect_eq(tcp_of(&guest_got).flags, TCP_F_SYN | TCP_F_ACK);
+	cr_expect_eq(tcp_of(&guest_got).header, 24);
+	/* and when it is asked for: libslirp has a connection, and would not say it. */
+	cr_expect_not(syn(7, 64240, 500));
+	cr_expect_eq(guest_n, 2);
+	cr_expect_eq(tcp_of(&guest_got).flags, TCP_F_SYN | TCP_F_ACK);
+	cr_expect_eq(tcp_of(&guest_got).seq, ISS);
+	cr_expect_eq(tcp_of(&guest_got).ack, IRS + 1);
+	/* Then the rest. */
+	ack(ISS + 1, 502, 500);
+	while (guest_n < 3)
+		window_settle(window, (uint64_t)window_due(window, 500) + 500);
+	cr_expect_eq(tcp_of(&guest_got).seq, ISS + 1);
+	cr_expect_eq(tcp_of(&guest_got).len, MSS);
+}
+
+/* Another connection, with the ports of one that was answered, or of one that is used. */
+Test(window, another_syn_is_another_connection, .init = begin, .fini = end)
+{
+	uint8_t options[4] = {TCP_OPT_NOP, TCP_OPT_SHIFT, 3, 7};
+
+	syn(7, 64240, 0);
+	answer_syn(0);
+	window_settle(window, 0);
+	cr_expect(
+	    guest_says((struct frame_tcp){.seq = IRS + 77, .flags = TCP_F_SYN}, options, 4, 0));
+	cr_expect_eq(window_due(window, 0), -1, "nothing is kept of the first");
+	cr_expect(syn(7, 64240, 0));
+	answer_syn(0);
+	ack(ISS + 1, 502, 0);
+	cr_expect(syn(7, 64240, 0));
+}
+
+Test(window, who_does_not_want_it_any_more_says_so, .init = begin, .fini = end)
+{
+	syn(7, 64240, 0);
+	answer_syn(0);
+	window_settle(window, 0);
+	cr_expect(guest_says((struct frame_tcp){.seq = IRS + 1, .flags = TCP_F_RST}, NULL, 0, 0));
+	cr_expect_eq(window_due(window, 0), -1);
 }
 
 Test(window, options_of_any_kind, .init = begin, .fini = end)
@@ -443,7 +533,7 @@ Test(window, what_is_in_a_hurry, .init = begin, .fini = end)
 	    .seq = ISS + 1 + MSS, .ack = IRS + 1, .flags = TCP_F_ACK | TCP_F_FIN, .len = 10};
 
 	shake_hands(7, 1000);
-	cr_expect_eq(hurry, FRAME_NOW);
+	cr_expect_eq(hurry, FRAME_MORE, "a server may speak first");
 	send_data(ISS + 1, MSS, 0);
 	cr_expect_eq(hurry, FRAME_MORE);
 	stack_says(both, 0);
@@ -453,6 +543,24 @@ Test(window, what_is_in_a_hurry, .init = begin, .fini = end)
 	cr_expect_eq(hurry, FRAME_NOW, "the guest waits for that end");
 	end_both(false);
 	cr_expect_eq(hurry, FRAME_LATER);
+}
+
+/* It has forgotten that it wanted one. */
+Test(window, a_guest_that_never_answers_is_given_up, .init = begin, .fini = end)
+{
+	uint64_t now = 0;
+
+	written = -2;
+	syn(7, 64240, 0);
+	answer_syn(0);
+	while (!stack_n || tcp_of(&stack_got).flags != TCP_F_RST) {
+		cr_assert_lt(now, WINDOW_OPENING_MS + 16000);
+		window_settle(window, now += (uint64_t)window_due(window, now));
+		window_end(window, is_busy);
+	}
+	cr_expect_geq(now, WINDOW_OPENING_MS);
+	cr_expect_eq(tcp_of(&stack_got).seq, IRS + 1);
+	cr_expect_eq(window_due(window, now), -1);
 }
 
 Test(window, what_is_over_is_forgotten, .init = begin, .fini = end)
