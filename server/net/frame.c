@@ -284,6 +284,38 @@ void frame_set_ack(struct frame *f, uint32_t ack, uint16_t window)
 	memcpy(l4 + 14, as + 4, 2);
 }
 
+static bool is_same_way(const struct frame *f, const struct frame *g)
+{
+	return f->sport == g->sport && f->dport == g->dport && net_addr_equal(&f->src, &g->src) &&
+	       net_addr_equal(&f->dst, &g->dst);
+}
+
+/* A segment with no other of these flags that count. */
+static bool is_tcp(const struct frame *f, uint8_t flags)
+{
+	const uint8_t all = TCP_F_SYN | TCP_F_RST | TCP_F_FIN | TCP_F_ACK;
+
+	return f->kind == FRAME_WHOLE && f->proto == PROTO_TCP && (f->tcp_flags & all) == flags;
+}
+
+bool frame_join_end(struct frame *f, const struct frame *end)
+{
+	uint8_t *l4 = f->data + f->l4, as[2];
+	struct frame_tcp t, last;
+
+	if (!is_tcp(f, TCP_F_ACK) || !is_tcp(end, TCP_F_ACK | TCP_F_FIN) || !is_same_way(f, end))
+		return false;
+	frame_get_tcp(f, &t);
+	frame_get_tcp(end, &last);
+	if (last.len || t.seq + t.len != last.seq || t.ack != last.ack || t.window != last.window)
+		return false;
+	as[0] = l4[12];
+	as[1] = l4[13] | TCP_F_FIN;
+	adjust(l4 + 16, l4 + 12, as, 2);
+	l4[13] = f->tcp_flags = as[1];
+	return true;
+}
+
 void frame_set_src(struct frame *f, const struct net_addr *addr, uint16_t port)
 {
 	set_end(f, 12, 0, addr, port);

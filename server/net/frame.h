@@ -11,10 +11,11 @@
 
 #define FRAME_MTU	  65520
 #define FRAME_MAX	  (14 + FRAME_MTU)
-#define FRAME_HDR	  14 /* of Ethernet */
-#define VNET_HDR	  12 /* struct virtio_net_hdr_v1 */
-#define VNET_CSUM	  1  /* VIRTIO_NET_HDR_F_NEEDS_CSUM */
-#define VNET_VALID	  2  /* VIRTIO_NET_HDR_F_DATA_VALID */
+#define FRAME_HDR	  14		 /* of Ethernet */
+#define FRAME_EMPTY_MAX	  (14 + 40 + 60) /* a segment of TCP that carries nothing */
+#define VNET_HDR	  12		 /* struct virtio_net_hdr_v1 */
+#define VNET_CSUM	  1		 /* VIRTIO_NET_HDR_F_NEEDS_CSUM */
+#define VNET_VALID	  2		 /* VIRTIO_NET_HDR_F_DATA_VALID */
 #define TCP_F_FIN	  0x01
 #define TCP_F_SYN	  0x02
 #define TCP_F_RST	  0x04
@@ -98,6 +99,9 @@ struct frame_tcp {
 void frame_get_tcp(const struct frame *f, struct frame_tcp *t);
 /* Change what it acknowledges and the window; its checksum stays right. */
 void frame_set_ack(struct frame *f, uint32_t ack, uint16_t window);
+/* Make an end that carries nothing else a part of the segment that it follows. Return: false if it
+ * is none, or does not follow @f as it is */
+bool frame_join_end(struct frame *f, const struct frame *end);
 /* One that carries nothing. @out: FRAME_ANSWER_MAX bytes. Return: its length */
 size_t frame_make_tcp(const struct net_addr *src, uint16_t sport, const struct net_addr *dst,
 		      uint16_t dport, const struct frame_tcp *t, uint8_t *out);

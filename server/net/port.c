@@ -168,7 +168,20 @@ int port_push(struct port *p, uint64_t now_ms)
 	return -1;
 }
 
-void port_send(struct port *p, const uint8_t *data, size_t len, enum frame_hurry hurry)
+/* An end goes with the data before it: a frame less for the guest, which acknowledges each. */
+static bool join(struct port *p, uint8_t *data, size_t len)
+{
+	size_t at = p->last_at + VNET_HDR;
+	struct frame last, end;
+
+	if (!p->next_frames || len > FRAME_EMPTY_MAX)
+		return false;
+	frame_parse(&end, data, len);
+	frame_parse(&last, p->next + at, p->next_bytes - at);
+	return frame_join_end(&last, &end);
+}
+
+void port_send(struct port *p, uint8_t *data, size_t len, enum frame_hurry hurry)
 {
 	/* Sums are right: libslirp has made them. One buffer. */
 	static const uint8_t hdr[VNET_HDR] = {[0] = VNET_VALID, [10] = 1};
@@ -177,6 +190,9 @@ void port_send(struct port *p, const uint8_t *data, size_t len, enum frame_hurry
 		let_go(p);
 	if (!p->next_frames || hurry < p->hurry)
 		p->hurry = hurry;
+	p->fresh = true;
+	if (join(p, data, len))
+		return;
 	if (p->next_frames) {
 		uint8_t *at = p->next + p->last_at;
 		size_t last = p->next_bytes - p->last_at - VNET_HDR;
@@ -189,7 +205,6 @@ void port_send(struct port *p, const uint8_t *data, size_t len, enum frame_hurry
 	memcpy(p->next + p->next_bytes + VNET_HDR, data, len);
 	p->next_bytes += VNET_HDR + len;
 	p->next_frames++;
-	p->fresh = true;
 }
 
 int port_flush(struct port *p)

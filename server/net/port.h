@@ -27,8 +27,8 @@ int port_receive(struct port *p, void (*take)(void *arg, uint8_t *data, size_t l
 #define PORT_LATER_MS 20 /* a FRAME_LATER waits so long for others to go with */
 
 /* Send a frame of at most FRAME_MAX bytes, when port_push() says so, or as there is no room for it
- * beside the others. */
-void port_send(struct port *p, const uint8_t *data, size_t len, enum frame_hurry hurry);
+ * beside the others. An end of TCP is made a part of the data before it. */
+void port_send(struct port *p, uint8_t *data, size_t len, enum frame_hurry hurry);
 /**
  * port_push() - Let go what was sent, if it is time
  *

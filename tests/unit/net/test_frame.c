@@ -173,6 +173,69 @@ Test(frame, addresses_change_and_sums_stay_right)
 	cr_expect(!m.data[40] && !m.data[41]);
 }
 
+/* --- ends ---------------------------------------------------------------------------------------
+ */
+
+/* A segment of the server's. */
+static struct made segment(uint32_t seq, uint8_t flags, uint32_t len)
+{
+	uint8_t tcp[60] = {[1] = 80, [3] = 99, [12] = 0x50, [13] = flags, [14] = 255};
+
+	put_be16(tcp + 4, seq >> 16);
+	put_be16(tcp + 6, seq);
+	memset(tcp + 20, 'x', len);
+	return made_ip("1.2.3.4", G4, PROTO_TCP, tcp, 20 + len);
+}
+
+static bool joined(struct made *m, struct made end)
+{
+	struct frame f = parsed(m), e = parsed(&end);
+	uint8_t before = f.tcp_flags;
+	bool is = frame_join_end(&f, &e);
+
+	expect_sums(m->data, m->len);
+	cr_expect_eq(f.tcp_flags, before | (is ? TCP_F_FIN : 0));
+	cr_expect_eq(parsed(m).tcp_flags, f.tcp_flags);
+	return is;
+}
+
+Test(frame, an_end_joins_the_data_before_it)
+{
+	const uint8_t psh = 0x08, fin = TCP_F_FIN | TCP_F_ACK;
+	struct made data = segment(0xffffffff, TCP_F_ACK | psh, 10), m, other;
+
+	m = data;
+	cr_expect(joined(&m, segment(9, fin, 0)));
+	cr_expect_not(joined(&m, segment(9, fin, 0)), "has one");
+	cr_expect_not(joined(&m, segment(10, fin, 0)));
+	m = segment(3, TCP_F_ACK, 0);
+	cr_expect(joined(&m, segment(3, fin, 0)), "an acknowledgement can have it, too");
+	m = data;
+	cr_expect_not(joined(&m, segment(10, fin, 0)), "something is between them");
+	cr_expect_not(joined(&m, segment(9, fin, 1)), "it carries more");
+	cr_expect_not(joined(&m, segment(9, TCP_F_ACK, 0)), "no end");
+	cr_expect_not(joined(&m, segment(9, fin | TCP_F_RST, 0)));
+	cr_expect_not(joined(&m, segment(9, TCP_F_FIN, 0)));
+	m = segment(8, TCP_F_SYN | TCP_F_ACK, 0);
+	cr_expect_not(joined(&m, segment(8, fin, 0)));
+	cr_expect_not(joined(&m, segment(9, fin, 0)),
+		      "libslirp sends none so, and no guest expects it");
+	/* Of another connection, with another acknowledgement, another window. */
+	static const size_t at[] = {14 + 15, 14 + 19, 34 + 1, 34 + 3, 34 + 11, 34 + 15};
+
+	for (size_t i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
+		m = data;
+		other = segment(9, fin, 0);
+		other.data[at[i]] ^= 1;
+		made_sum(&other);
+		cr_expect_not(joined(&m, other), "%zu", i);
+	}
+	m = data;
+	cr_expect_not(joined(&m, made_udp("1.2.3.4", G4, 80, 99)));
+	m = made_udp("1.2.3.4", G4, 80, 99);
+	cr_expect_not(joined(&m, segment(9, fin, 0)));
+}
+
 /* --- answers -----------------------------------------------------------------------------------
  */
 

@@ -128,7 +128,7 @@ static int frames_got(void)
 
 Test(port, a_frame_that_nobody_waits_for_goes_with_others_or_later, .init = begin, .fini = end)
 {
-	static const uint8_t frame[60];
+	static uint8_t frame[60];
 
 	port_send(port, frame, sizeof(frame), FRAME_LATER);
 	cr_expect_eq(port_push(port, 1000), PORT_LATER_MS);
@@ -146,7 +146,7 @@ Test(port, a_frame_that_nobody_waits_for_goes_with_others_or_later, .init = begi
 
 Test(port, data_waits_for_another_look, .init = begin, .fini = end)
 {
-	static const uint8_t frame[60];
+	static uint8_t frame[60];
 
 	for (int i = 0; i < 2; i++) {
 		port_send(port, frame, sizeof(frame), i ? FRAME_LATER : FRAME_MORE);
@@ -160,7 +160,7 @@ Test(port, data_waits_for_another_look, .init = begin, .fini = end)
 
 Test(port, and_for_few_of_them, .init = begin, .fini = end)
 {
-	static const uint8_t frame[60];
+	static uint8_t frame[60];
 
 	for (int i = 0; i < 2; i++) {
 		port_send(port, frame, sizeof(frame), FRAME_MORE);
@@ -170,5 +170,33 @@ Test(port, and_for_few_of_them, .init = begin, .fini = end)
 		port_send(port, frame, sizeof(frame), i ? FRAME_MORE : FRAME_NOW);
 		cr_expect_eq(port_push(port, 1000), -1);
 		cr_expect_eq(frames_got(), 3);
+	}
+}
+
+Test(port, an_end_is_no_frame_of_its_own, .init = begin, .fini = end)
+{
+	static const char *const guests[] = {"10.0.2.15", "fd00:6f63::15"}, *const servers[] = {
+										"1.2.3.4",
+										"2001:db8::1"};
+	const uint8_t fin = TCP_F_FIN | TCP_F_ACK;
+
+	for (int i = 0; i < 2; i++) {
+		struct made data = made_tcp(servers[i], guests[i], 80, 99, TCP_F_ACK),
+			    last = made_tcp(servers[i], guests[i], 80, 99, fin), got;
+		uint8_t message[256];
+
+		port_send(port, last.data, last.len, FRAME_NOW);
+		port_push(port, 0);
+		cr_expect_eq(recv(vmm, message, sizeof(message), MSG_DONTWAIT), VNET_HDR + last.len,
+			     "with nothing before it");
+		port_send(port, data.data, data.len, FRAME_MORE);
+		cr_expect_eq(port_push(port, 0), 0);
+		port_send(port, last.data, last.len, FRAME_NOW);
+		cr_expect_eq(port_push(port, 0), -1);
+		got.len = data.len;
+		cr_assert_eq(recv(vmm, message, sizeof(message), MSG_DONTWAIT), VNET_HDR + got.len);
+		memcpy(got.data, message + VNET_HDR, got.len);
+		cr_expect_eq(parsed(&got).tcp_flags, fin);
+		expect_sums(got.data, got.len);
 	}
 }
