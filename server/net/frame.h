@@ -53,6 +53,7 @@ enum frame_kind {
 enum frame_hurry {
 	FRAME_NOW,
 	FRAME_MORE,  /* after another look: there is often more to go with it at once */
+	FRAME_OPENS, /* as FRAME_MORE, for which it waits up to PORT_OPENS_US */
 	FRAME_LATER, /* nobody waits for it: with the next one, or after PORT_LATER_MS */
 };
 

@@ -15,7 +15,7 @@
 #define FULL_BYTES (256u << 10)
 #define LOSS_BYTES (8u << 20)
 #define SOCKET_BUF (4 << 20)
-#define LOOKS	   2 /* a FRAME_MORE waits for: of a connection's begin, its data, and its end */
+#define LOOKS	   2 /* further ones: of a connection, first its begin, then data, then the end */
 
 struct waiting {
 	struct waiting *next;
@@ -153,16 +153,16 @@ int port_push(struct port *p, uint64_t now_ms)
 {
 	if (!p->next_frames)
 		return -1;
-	if (p->hurry == FRAME_MORE && p->fresh && p->looks < LOOKS) {
+	if ((p->hurry == FRAME_MORE || p->hurry == FRAME_OPENS) && p->fresh && p->looks < LOOKS) {
 		p->fresh = false;
 		p->looks++;
-		return 0;
+		return p->hurry == FRAME_OPENS ? PORT_OPENS_US : 0;
 	}
 	if (p->hurry == FRAME_LATER) {
 		if (!p->later_ms)
 			p->later_ms = now_ms + PORT_LATER_MS;
 		if (now_ms < p->later_ms)
-			return (int)(p->later_ms - now_ms);
+			return (int)(p->later_ms - now_ms) * 1000;
 	}
 	let_go(p);
 	return -1;

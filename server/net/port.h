@@ -24,7 +24,10 @@ void port_destroy(struct port *p);
  */
 int port_receive(struct port *p, void (*take)(void *arg, uint8_t *data, size_t len), void *arg);
 
-#define PORT_LATER_MS 20 /* a FRAME_LATER waits so long for others to go with */
+/* So long a FRAME_OPENS waits for what a server says first, as network cards wait before they
+ * interrupt, and a FRAME_LATER for others to go with. */
+#define PORT_OPENS_US 50
+#define PORT_LATER_MS 20
 
 /* Send a frame of at most FRAME_MAX bytes, when port_push() says so, or as there is no room for it
  * beside the others. An end of TCP is made a part of the data before it. */
@@ -35,7 +38,8 @@ void port_send(struct port *p, uint8_t *data, size_t len, enum frame_hurry hurry
  * Called after each look at the sockets. What the guest does not take waits, or is lost when it is
  * too much.
  *
- * Return: in how many ms to look and call it again, whatever happens; -1: nothing is left
+ * Return: in how many microseconds to look and call it again, if nothing happens before; -1:
+ * nothing is left
  */
 int port_push(struct port *p, uint64_t now_ms);
 /* When it can be written to. Return: 0 or -errno */

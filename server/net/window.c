@@ -54,7 +54,8 @@ struct flow {
 	struct net_addr guest, peer;
 	uint16_t guest_port, peer_port;
 	uint8_t shift;
-	int fd; /* libslirp's, only to ask for it; -1: unknown */
+	int fd;		   /* libslirp's, only to ask for it; -1: unknown */
+	uint64_t begun_ms; /* when the guest sent its SYN */
 	bool dirty, over;
 	bool open;	     /* the guest was offered scaling */
 	bool opening;	     /* and has not acknowledged this yet: it is the first that is kept */
@@ -191,7 +192,7 @@ static void sweep(struct window *w)
 }
 
 /* @fd: of the one before with these ports: libslirp makes no socket for a SYN that comes again. */
-static void begin_flow(struct window *w, const struct frame *f, int fd)
+static void begin_flow(struct window *w, const struct frame *f, int fd, uint64_t now_ms)
 {
 	struct flow **at, *fl;
 	struct frame_tcp t;
@@ -212,6 +213,7 @@ static void begin_flow(struct window *w, const struct frame *f, int fd)
 	fl->shift = (uint8_t)shift;
 	fl->window = t.window; /* that of a SYN is never scaled */
 	fl->fd = fd;
+	fl->begun_ms = now_ms;
 	fl->last = &fl->first;
 	at = bucket_of(w, &fl->peer, fl->peer_port, fl->guest_port);
 	fl->next = *at;
@@ -398,7 +400,7 @@ bool window_from_guest(struct window *w, struct frame *f, uint64_t now_ms)
 		forget(w, at);
 	}
 	if ((f->tcp_flags & (TCP_F_SYN | TCP_F_ACK | TCP_F_RST)) == TCP_F_SYN)
-		begin_flow(w, f, fd);
+		begin_flow(w, f, fd, now_ms);
 	if (!at || (f->tcp_flags & (TCP_F_SYN | TCP_F_RST)) || !(f->tcp_flags & TCP_F_ACK) ||
 	    !(*at)->open)
 		return true;
@@ -477,7 +479,8 @@ static void open_flow(struct window *w, struct flow *fl, struct frame *f, const 
 	fl->rcv = t->ack;
 	note_told(fl, fl->una, 0);
 	set_dirty(w, fl);
-	scaled.hurry = FRAME_MORE;
+	if (now_ms - fl->begun_ms <= WINDOW_NEAR_MS)
+		scaled.hurry = FRAME_OPENS;
 	w->to_guest(w->arg, &scaled);
 }
 

@@ -4,7 +4,7 @@
  *
  * Theory of operation
  * -------------------
- * One thread, one poll() a turn, over the guest's socket, the listening socket, netlink, the
+ * One thread, one ppoll() a turn, over the guest's socket, the listening socket, netlink, the
  * controller, connections to the metadata service, and libslirp's sockets, which it names anew each
  * turn. Changes of the policy and of the host's addresses are taken before frames. When the guest
  * does not take what it was sent, nothing more is read for it from the network.
@@ -14,7 +14,9 @@
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "lib/clock.h"
@@ -37,7 +39,7 @@ struct wire {
 	struct control control;
 	int listen_fd;
 	bool policy_changed;
-	int push_ms; /* what port_push() said */
+	int push_us; /* what port_push() said */
 	struct pollfd polled[P_FIXED + METADATA_CONNS + STACK_FDS_MAX];
 };
 
@@ -159,10 +161,21 @@ static void take_news(struct wire *w)
 	w->policy_changed = false;
 }
 
+/* The sooner of both; NULL: never. */
+static const struct timespec *sooner(int ms, int us, struct timespec *t)
+{
+	if (us < 0 || (ms >= 0 && ms <= us / 1000))
+		*t = (struct timespec){ms / 1000, ms % 1000 * 1000000L};
+	else
+		*t = (struct timespec){us / 1000000, us % 1000000 * 1000L};
+	return ms < 0 && us < 0 ? NULL : t;
+}
+
 static int turn(struct wire *w, struct err *e)
 {
 	struct pollfd *p = w->polled;
-	int timeout_ms = w->push_ms, rc = 0;
+	int timeout_ms = -1, rc = 0;
+	struct timespec t;
 	size_t meta, n;
 
 	p[P_FRAMES] = (struct pollfd){port_fd(w->port),
@@ -172,8 +185,8 @@ static int turn(struct wire *w, struct err *e)
 	p[P_CONTROL] = (struct pollfd){w->control.fd, POLLIN, 0};
 	meta = metadata_prepare(w->metadata, p + P_FIXED, &timeout_ms);
 	n = stack_prepare(w->stack, p + P_FIXED + meta, port_is_full(w->port), &timeout_ms);
-	if (poll(p, P_FIXED + meta + n, timeout_ms) < 0)
-		return errno == EINTR ? 0 : err_sys(e, -errno, "poll");
+	if (ppoll(p, P_FIXED + meta + n, sooner(timeout_ms, w->push_us, &t), NULL) < 0)
+		return errno == EINTR ? 0 : err_sys(e, -errno, "ppoll");
 	take_news(w);
 	if (p[P_LISTEN].revents)
 		take_connection(w);
@@ -183,7 +196,7 @@ static int turn(struct wire *w, struct err *e)
 		rc = port_flush(w->port);
 	if (!rc && p[P_FRAMES].revents & ~POLLOUT)
 		rc = port_receive(w->port, from_guest, w);
-	w->push_ms = port_push(w->port, clock_mono_ms());
+	w->push_us = port_push(w->port, clock_mono_ms());
 	return rc;
 }
 
@@ -205,6 +218,8 @@ static int begin(struct wire *w, const struct wire_config *c, struct err *e)
 	w->metadata = metadata_create(on_question, w);
 	if (!w->metadata)
 		return err_set(e, -ENOMEM, "out of memory");
+	/* Time-outs are usually late by 50 us, which is as long as PORT_OPENS_US. */
+	prctl(PR_SET_TIMERSLACK, 1000ul, 0, 0, 0);
 	return c->jail ? jail_enter(e) : 0;
 }
 
@@ -214,7 +229,7 @@ int wire_run(const struct wire_config *c, struct err *e)
 	int rc;
 
 	memset(&w, 0, sizeof(w));
-	w.host.fd = w.push_ms = -1;
+	w.host.fd = w.push_us = -1;
 	rc = begin(&w, c, e);
 	while (!rc)
 		rc = turn(&w, e);

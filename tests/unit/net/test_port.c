@@ -131,14 +131,14 @@ Test(port, a_frame_that_nobody_waits_for_goes_with_others_or_later, .init = begi
 	static uint8_t frame[60];
 
 	port_send(port, frame, sizeof(frame), FRAME_LATER);
-	cr_expect_eq(port_push(port, 1000), PORT_LATER_MS);
+	cr_expect_eq(port_push(port, 1000), PORT_LATER_MS * 1000);
 	port_send(port, frame, sizeof(frame), FRAME_LATER);
-	cr_expect_eq(port_push(port, 1000 + PORT_LATER_MS - 1), 1);
+	cr_expect_eq(port_push(port, 1000 + PORT_LATER_MS - 1), 1000);
 	cr_expect_eq(frames_got(), 0);
 	cr_expect_eq(port_push(port, 1000 + PORT_LATER_MS), -1);
 	cr_expect_eq(frames_got(), 2);
 	port_send(port, frame, sizeof(frame), FRAME_LATER);
-	cr_expect_eq(port_push(port, 5000), PORT_LATER_MS, "from then on");
+	cr_expect_eq(port_push(port, 5000), PORT_LATER_MS * 1000, "from then on");
 	port_send(port, frame, sizeof(frame), FRAME_NOW);
 	cr_expect_eq(port_push(port, 5000), -1);
 	cr_expect_eq(frames_got(), 2);
@@ -156,6 +156,24 @@ Test(port, data_waits_for_another_look, .init = begin, .fini = end)
 		cr_expect_eq(port_push(port, 1000), -1, "that brought nothing");
 		cr_expect_eq(frames_got(), 2);
 	}
+}
+
+/* A greeting comes, and is followed by more; or none does. */
+Test(port, the_begin_of_a_connection_waits_for_a_greeting, .init = begin, .fini = end)
+{
+	static uint8_t frame[60];
+
+	port_send(port, frame, sizeof(frame), FRAME_OPENS);
+	cr_expect_eq(port_push(port, 1000), PORT_OPENS_US);
+	port_send(port, frame, sizeof(frame), FRAME_MORE);
+	cr_expect_eq(port_push(port, 1000), 0);
+	cr_expect_eq(port_push(port, 1000), -1);
+	cr_expect_eq(frames_got(), 2);
+	port_send(port, frame, sizeof(frame), FRAME_OPENS);
+	cr_expect_eq(port_push(port, 1000), PORT_OPENS_US);
+	cr_expect_eq(frames_got(), 0);
+	cr_expect_eq(port_push(port, 1000), -1);
+	cr_expect_eq(frames_got(), 1);
 }
 
 Test(port, and_for_few_of_them, .init = begin, .fini = end)

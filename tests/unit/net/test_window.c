@@ -195,7 +195,6 @@ Test(window, the_server_goes_on_before_the_guest, .init = begin, .fini = end)
 	syn(7, 64240, 0);
 	stack_n = 0;
 	answer_syn(0);
-	cr_expect_eq(hurry, FRAME_MORE);
 	cr_expect_eq(stack_n, 0, "not within libslirp");
 	window_settle(window, 0);
 	cr_expect_eq(stack_n, 1);
@@ -533,7 +532,7 @@ Test(window, what_is_in_a_hurry, .init = begin, .fini = end)
 	    .seq = ISS + 1 + MSS, .ack = IRS + 1, .flags = TCP_F_ACK | TCP_F_FIN, .len = 10};
 
 	shake_hands(7, 1000);
-	cr_expect_eq(hurry, FRAME_MORE, "a server may speak first");
+	cr_expect_eq(hurry, FRAME_OPENS, "a server may speak first");
 	send_data(ISS + 1, MSS, 0);
 	cr_expect_eq(hurry, FRAME_MORE);
 	stack_says(both, 0);
@@ -561,6 +560,16 @@ Test(window, a_guest_that_never_answers_is_given_up, .init = begin, .fini = end)
 	cr_expect_geq(now, WINDOW_OPENING_MS);
 	cr_expect_eq(tcp_of(&stack_got).seq, IRS + 1);
 	cr_expect_eq(window_due(window, now), -1);
+}
+
+Test(window, who_is_far_away_is_not_waited_for, .init = begin, .fini = end)
+{
+	for (uint64_t took = 0; took < 4; took++) {
+		syn(7, 64240, 1000);
+		answer_syn(1000 + took);
+		cr_expect_eq(hurry, took <= WINDOW_NEAR_MS ? FRAME_OPENS : FRAME_NOW);
+		guest_says((struct frame_tcp){.seq = IRS + 1, .flags = TCP_F_RST}, NULL, 0, 1000);
+	}
 }
 
 Test(window, what_is_over_is_forgotten, .init = begin, .fini = end)
