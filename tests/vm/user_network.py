@@ -118,37 +118,37 @@ class World:
         self.internet.wait()
 
 
-def carry(source, sink, lose):
-    """Messages, until an end closes; each @lose'th is lost."""
+def carry(source, sink, is_lost):
+    """Messages, until an end closes, but for those of which is_lost(number, message) is true."""
     for n in itertools.count(1):
         message = source.recv(1 << 20)
         if not message:
             return
-        if n % lose:
+        if not is_lost(n, message):
             with contextlib.suppress(BrokenPipeError):
                 sink.send(message)
 
 
-def lossy(end, lose):
-    """A socket that messages go through to this one, and from it, but for each @lose'th."""
+def lossy(end, is_lost):
+    """A socket that messages go through to this one, and from it, as carry() does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     end = end.dup()
     for pair in (ours, end), (end, ours):
-        threading.Thread(target=carry, args=(*pair, lose), daemon=True).start()
+        threading.Thread(target=carry, args=(*pair, is_lost), daemon=True).start()
     return theirs
 
 
 class Network:
-    """A dormouse-net, as the server starts it. @lose: each so-many'th message between it and the guest is lost."""
+    """A dormouse-net, as the server starts it. is_lost: of messages between it and the guest, see carry()."""
 
-    def __init__(self, vm, lose=0, **policy):
+    def __init__(self, vm, is_lost=None, **policy):
         self.path = vm.path("net.sock")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if lose:
+        if is_lost:
             with ours:
-                ours = lossy(ours, lose)
+                ours = lossy(ours, is_lost)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.path)
         listener.listen(8)
@@ -267,13 +267,36 @@ def network_sends_lost_frames_again():
         client = vm.start("exec", "bash", "-c", f"exec 3<>/dev/tcp/{INET4}/{PORT}; (echo {UP_BYTES}; {send}) >&3; "
                           "read -r sum <&3; echo $sum; sha256sum <&3")
         vm.control.wait_event("net_wanted")
-        net = Network(vm, lose=7, internet=True)
+        net = Network(vm, is_lost=lambda n, _: n % 7 == 0, internet=True)
         sums = client.communicate()[0].decode().split()
         assert sums[0] == hashlib.sha256(bytes(UP_BYTES)).hexdigest(), sums
         assert sums[1] == hashlib.sha256(random.Random(1).randbytes(BULK_BYTES)).hexdigest(), sums
         stats = net.call("stats")
         print(f"of {BULK_BYTES} bytes to the guest {stats['bytesIn']}, of {UP_BYTES} from it {stats['bytesOut']}")
         assert stats["bytesIn"] > BULK_BYTES * 1.05, stats
+        vm.shut_down()
+
+
+SYN_AND_ACK, FLAGS_AT = 0x12, 12 + 14 + 20 + 13  # behind the headers of the card, of Ethernet, and of IPv4
+
+
+@case("user-mode network: a greeting comes though the begin of its connection was lost, twice")
+def network_begins_again():
+    lost = []
+
+    def is_lost(_, message):
+        if len(lost) < 2 and message[FLAGS_AT : FLAGS_AT + 1] == bytes([SYN_AND_ACK]):
+            lost.append(message)
+            return True
+        return False
+
+    with World(), Vmm() as vm:
+        vm.boot(net={"backend": "user"})
+        client = vm.start("exec", "bash", "-c", f"exec 3<>/dev/tcp/{INET4}/{PORT}; head -1 <&3")
+        vm.control.wait_event("net_wanted")
+        Network(vm, is_lost=is_lost, internet=True)
+        assert client.communicate()[0] == b"internet\n"
+        assert len(lost) == 2, lost
         vm.shut_down()
 
 
