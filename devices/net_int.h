@@ -72,6 +72,7 @@ struct net {
 	bool rx_limited; /* wait for the timer */
 	/* Frames without data that went out and of which the guest was not told yet. */
 	unsigned int tx_quiet;
+	bool rx_unheard; /* the guest is about to get a frame whose answer nobody waits for */
 
 	bool wanted;	   /* somebody was asked for a backend */
 	uint64_t asked_ns; /* when; 0: never */
@@ -101,6 +102,8 @@ bool net_wake_after(struct net *n, uint64_t ns);
 void net_tx(struct net *n);
 /* Tell the guest of all frames that went out, at last. */
 void net_tx_tell(struct net *n);
+/* The next frame of the guest may wait for the one after it: no notification. */
+void net_tx_defer(struct net *n);
 /* There was an interrupt meanwhile: its handler looks at all queues. */
 void net_tx_told(struct net *n);
 /*

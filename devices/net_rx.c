@@ -27,6 +27,11 @@ static bool fit_header(struct net *n)
 
 	memcpy(&h, n->frame, sizeof(h));
 	gso = h.gso_type & (uint8_t)~NET_GSO_ECN;
+	/* Between us and dormouse-net these are something else. */
+	if (n->kind == NET_USER) {
+		n->rx_unheard |= h.flags & NET_MESSAGE_UNHEARD;
+		h.hdr_len = 0;
+	}
 	if (!device_has(n->dev, NET_F_GUEST_CSUM)) {
 		/* That a sum is right can be left out, that it is missing cannot. */
 		if (h.flags & NET_HDR_NEEDS_CSUM)
@@ -40,9 +45,6 @@ static bool fit_header(struct net *n)
 		return false;
 	if ((h.gso_type & NET_GSO_ECN) && !device_has(n->dev, NET_F_GUEST_ECN))
 		return false;
-	/* Between us and it, that was a length. */
-	if (n->kind == NET_USER)
-		h.hdr_len = 0;
 	h.num_buffers = htole16(1);
 	memcpy(n->frame, &h, sizeof(h));
 	return true;
@@ -235,6 +237,9 @@ bool net_rx(struct net *n)
 	if (turns == RX_A_TURN && (n->frame_bytes || n->message_at < n->message_bytes))
 		device_again(n->dev, NET_Q_RX);
 	n->dev->stats.in_bytes = n->in.n_bytes;
+	if (n->rx_unheard)
+		net_tx_defer(n);
+	n->rx_unheard = false;
 	if (device_signal_used(n->dev, NET_Q_RX))
 		net_tx_told(n);
 	net_backend_watch(n);

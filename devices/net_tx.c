@@ -15,6 +15,10 @@
  * for each, to free it. That one waits, as the frames that come next have an interrupt, too, in
  * which the driver looks at both queues. One for data does not: Linux holds back a connection whose
  * data the driver has not freed.
+ *
+ * Nor does anybody wait for the acknowledgement that ends a handshake, if dormouse-net says so: the
+ * driver is to notify us of the frame after it. If that was another frame, the acknowledgement
+ * follows as soon as the guest has seen what it is to acknowledge.
  */
 #include <endian.h>
 #include <errno.h>
@@ -187,6 +191,13 @@ static void tell_or_wait(struct net *n)
 	if (n->tx_quiet && n->tx_quiet < QUIET_MAX && net_wake_after(n, QUIET_NS))
 		return;
 	net_tx_tell(n);
+}
+
+void net_tx_defer(struct net *n)
+{
+	/* The timer looks at the queue. */
+	if (!n->tx_full && net_wake_after(n, QUIET_NS))
+		(void)virtq_defer_notify(&n->dev->queues[NET_Q_TX].q);
 }
 
 static void count_quiet(struct net *n, const struct virtq_chain *c)

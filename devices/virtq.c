@@ -254,6 +254,16 @@ bool virtq_enable_notify(struct virtq *q)
 	return idx != q->last_avail;
 }
 
+bool virtq_defer_notify(struct virtq *q)
+{
+	/* No look at the ring: a driver that does not see this yet notifies us of the next buffer,
+	 * as it was asked to, and one that sees it of the buffer after that. */
+	if (!q->started || q->broken || !q->event_idx)
+		return false;
+	guest_mem_store16(q->mem, used_avail_event(q), (uint16_t)(q->last_avail + 1));
+	return true;
+}
+
 uint16_t virtq_await_more(struct virtq *q)
 {
 	uint16_t idx = q->last_avail;

@@ -125,6 +125,14 @@ bool virtq_enable_notify(struct virtq *q);
  * Return: the index of the available ring, which the next buffer changes
  */
 uint16_t virtq_await_more(struct virtq *q);
+/**
+ * virtq_defer_notify() - Ask to be notified of the buffer after the next one, and not of the next
+ *
+ * For a queue that is empty and whose notifications are enabled.
+ *
+ * Return: false if that cannot be asked of this driver: nothing has changed
+ */
+bool virtq_defer_notify(struct virtq *q);
 /* We look at the ring by ourselves for now: the driver need not notify. */
 void virtq_disable_notify(struct virtq *q);
 

@@ -13,5 +13,7 @@
 /* Room for two of the largest segments of libslirp; a frame of the largest kind fits, too. */
 #define NET_MESSAGE_MAX	   (128u << 10)
 #define NET_MESSAGE_LENGTH 2 /* offset of hdr_len in the header */
+/* In its flags, which are the first byte: nobody waits for what the guest says to this frame. */
+#define NET_MESSAGE_UNHEARD 0x80u
 
 #endif

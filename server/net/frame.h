@@ -62,6 +62,7 @@ struct frame {
 	size_t len;    /* what lies behind the packet is cut off */
 	enum frame_kind kind;
 	enum frame_hurry hurry; /* to the guest */
+	bool unheard;		/* to the guest: nobody waits for what it says to this */
 	/* Of FRAME_WHOLE and FRAME_ODD. */
 	struct net_addr src, dst;
 	uint8_t proto;

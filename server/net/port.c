@@ -169,42 +169,48 @@ int port_push(struct port *p, uint64_t now_ms)
 }
 
 /* An end goes with the data before it: a frame less for the guest, which acknowledges each. */
-static bool join(struct port *p, uint8_t *data, size_t len)
+static bool join(struct port *p, const struct frame *f)
 {
 	size_t at = p->last_at + VNET_HDR;
-	struct frame last, end;
+	struct frame last;
 
-	if (!p->next_frames || len > FRAME_EMPTY_MAX)
+	if (!p->next_frames || f->len > FRAME_EMPTY_MAX)
 		return false;
-	frame_parse(&end, data, len);
 	frame_parse(&last, p->next + at, p->next_bytes - at);
-	return frame_join_end(&last, &end);
+	return frame_join_end(&last, f);
 }
 
-void port_send(struct port *p, uint8_t *data, size_t len, enum frame_hurry hurry)
+/* Behind those that are there. */
+static void append(struct port *p, const struct frame *f)
 {
 	/* Sums are right: libslirp has made them. One buffer. */
 	static const uint8_t hdr[VNET_HDR] = {[0] = VNET_VALID, [10] = 1};
+	uint8_t *at = p->next + p->last_at;
+	size_t last = p->next_bytes - p->last_at - VNET_HDR;
 
-	if (p->next_bytes + VNET_HDR + len > sizeof(p->next))
-		let_go(p);
-	if (!p->next_frames || hurry < p->hurry)
-		p->hurry = hurry;
-	p->fresh = true;
-	if (join(p, data, len))
-		return;
 	if (p->next_frames) {
-		uint8_t *at = p->next + p->last_at;
-		size_t last = p->next_bytes - p->last_at - VNET_HDR;
-
 		at[NET_MESSAGE_LENGTH] = (uint8_t)last;
 		at[NET_MESSAGE_LENGTH + 1] = (uint8_t)(last >> 8);
 	}
 	p->last_at = p->next_bytes;
-	memcpy(p->next + p->next_bytes, hdr, VNET_HDR);
-	memcpy(p->next + p->next_bytes + VNET_HDR, data, len);
-	p->next_bytes += VNET_HDR + len;
+	at = p->next + p->last_at;
+	memcpy(at, hdr, VNET_HDR);
+	if (f->unheard)
+		at[0] |= NET_MESSAGE_UNHEARD;
+	memcpy(at + VNET_HDR, f->data, f->len);
+	p->next_bytes += VNET_HDR + f->len;
 	p->next_frames++;
+}
+
+void port_send(struct port *p, const struct frame *f)
+{
+	if (p->next_bytes + VNET_HDR + f->len > sizeof(p->next))
+		let_go(p);
+	if (!p->next_frames || f->hurry < p->hurry)
+		p->hurry = f->hurry;
+	p->fresh = true;
+	if (!join(p, f))
+		append(p, f);
 }
 
 int port_flush(struct port *p)

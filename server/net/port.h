@@ -29,9 +29,9 @@ int port_receive(struct port *p, void (*take)(void *arg, uint8_t *data, size_t l
 #define PORT_OPENS_US 50
 #define PORT_LATER_MS 20
 
-/* Send a frame of at most FRAME_MAX bytes, when port_push() says so, or as there is no room for it
- * beside the others. An end of TCP is made a part of the data before it. */
-void port_send(struct port *p, uint8_t *data, size_t len, enum frame_hurry hurry);
+/* Send a frame when port_push() says so, or as there is no room for it beside the others. An end of
+ * TCP is made a part of the data before it. */
+void port_send(struct port *p, const struct frame *f);
 /**
  * port_push() - Let go what was sent, if it is time
  *

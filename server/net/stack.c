@@ -27,7 +27,7 @@ struct stack {
 	struct filter *filter; /* borrowed */
 	struct window *window; /* owned */
 	uint64_t now_ms;       /* when this turn began */
-	void (*send)(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry);
+	void (*send)(void *arg, const struct frame *f);
 	void *arg;
 	/* Of each socket that libslirp has: what it is for, and the guest's port. */
 	uint8_t use[STACK_FD_LIMIT];
@@ -66,7 +66,7 @@ static void to_guest(void *arg, struct frame *f)
 	struct stack *s = arg;
 
 	if (filter_to_guest(s->filter, f) == FILTER_PASS)
-		s->send(s->arg, f->data, f->len, f->hurry);
+		s->send(s->arg, f);
 }
 
 static ssize_t on_send(const void *buf, size_t len, void *opaque)
@@ -209,8 +209,7 @@ static void introduce(struct stack *s)
 }
 
 int stack_create(struct stack **out, struct filter *f, const char *metadata,
-		 void (*send)(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry),
-		 void *arg, struct err *e)
+		 void (*send)(void *arg, const struct frame *f), void *arg, struct err *e)
 {
 	static const uint8_t network[4] = {10, 0, 2, 0}, mask[4] = {255, 255, 255, 0};
 	SlirpConfig c = {.version = 4,
@@ -282,13 +281,21 @@ static bool over_limit(const struct stack *s, const struct frame *f)
 	return f->icmp_type == ICMP4_ECHO;
 }
 
+/* What was made here; of @len 0: nothing. */
+static void send_own(struct stack *s, uint8_t *data, size_t len)
+{
+	struct frame f;
+
+	frame_parse(&f, data, len);
+	if (len)
+		s->send(s->arg, &f);
+}
+
 static void answer(struct stack *s, const struct frame *f)
 {
 	uint8_t out[FRAME_ANSWER_MAX];
-	size_t len = frame_refuse(f, out);
 
-	if (len)
-		s->send(s->arg, out, len, FRAME_NOW);
+	send_own(s, out, frame_refuse(f, out));
 }
 
 void stack_input(struct stack *s, uint8_t *data, size_t len)
@@ -303,10 +310,7 @@ void stack_input(struct stack *s, uint8_t *data, size_t len)
 	case FILTER_ANSWER:
 		return answer(s, &f);
 	case FILTER_ARP:
-		len = frame_answer_arp(&f, out);
-		if (len)
-			s->send(s->arg, out, len, FRAME_NOW);
-		return;
+		return send_own(s, out, frame_answer_arp(&f, out));
 	case FILTER_PASS:
 		break;
 	}

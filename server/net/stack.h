@@ -25,15 +25,14 @@ struct stack;
  * stack_create() - Make it
  * @f:		Borrowed, outlives it: all frames pass it
  * @metadata:	Path of the socket that connections to the metadata service go to; NULL: none
- * @send:	Called with each frame for the guest, which may be changed in place
+ * @send:	Called with each frame for the guest
  *
  * stack_destroy() ends all connections.
  *
  * Return: 0 or -errno
  */
 int stack_create(struct stack **out, struct filter *f, const char *metadata,
-		 void (*send)(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry),
-		 void *arg, struct err *e);
+		 void (*send)(void *arg, const struct frame *f), void *arg, struct err *e);
 void stack_destroy(struct stack *s);
 
 /* A frame from the guest, at most FRAME_MAX bytes: through the filter and in. */

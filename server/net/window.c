@@ -481,6 +481,7 @@ static void open_flow(struct window *w, struct flow *fl, struct frame *f, const 
 	set_dirty(w, fl);
 	if (now_ms - fl->begun_ms <= WINDOW_NEAR_MS)
 		scaled.hurry = FRAME_OPENS;
+	scaled.unheard = true;
 	w->to_guest(w->arg, &scaled);
 }
 

@@ -32,7 +32,7 @@ struct window;
 /**
  * window_create() - Make it
  * @to_guest:	Called with each frame for the guest, which may be changed in place; its `hurry`
- *		is set
+ *		and `unheard` are set
  * @to_stack:	Called by window_settle() and window_end() with segments for libslirp
  *
  * Return: NULL if out of memory

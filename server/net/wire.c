@@ -128,9 +128,9 @@ static void take_connection(struct wire *w)
 /* --- the loop
  * ------------------------------------------------------------------------------------- */
 
-static void to_guest(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry)
+static void to_guest(void *arg, const struct frame *f)
 {
-	port_send(((struct wire *)arg)->port, data, len, hurry);
+	port_send(((struct wire *)arg)->port, f);
 }
 
 static void from_guest(void *arg, uint8_t *data, size_t len)

@@ -17,16 +17,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct filter filter;
 
 /* Whatever comes out is a whole packet for the guest. */
-static void on_send(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry)
+static void on_send(void *arg, const struct frame *sent)
 {
 	struct frame f;
 
 	(void)arg;
-	(void)hurry;
-	frame_parse(&f, data, len);
+	frame_parse(&f, sent->data, sent->len);
 	if (f.kind != FRAME_WHOLE && f.kind != FRAME_ARP)
 		__builtin_trap();
-	if (f.len != len || memcmp(data, net_guest_mac, 6))
+	if (f.len != sent->len || memcmp(f.data, net_guest_mac, 6))
 		__builtin_trap();
 }
 

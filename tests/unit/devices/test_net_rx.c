@@ -171,6 +171,43 @@ Test(net_rx, a_guest_without_buffers_leaves_the_frames_with_the_backend)
 	cr_expect_eq(info().in_dropped, 0);
 }
 
+/* Which frame of the guest notifies us. */
+static uint16_t notifies_of(void)
+{
+	const struct rig_queue *q = &r.q[NET_Q_TX];
+	uint16_t at;
+
+	memcpy(&at, rig_ptr(&r, q->used_gpa + 4 + 8ull * q->size), sizeof(at));
+	return le16toh(at);
+}
+
+/* dormouse-net says so of the answer to a SYN. */
+Test(net_rx, an_answer_that_nobody_waits_for_goes_with_the_frame_after_it_or_later)
+{
+	struct net_header h = {.flags = NET_MESSAGE_UNHEARD | NET_HDR_DATA_VALID};
+	struct rig_buf b = {TX, HEADER + 60, false};
+	uint8_t buf[256];
+
+	begin(USER_ALL, 64);
+	attach();
+	give_buffers(0, 8, 1526);
+	guest_sends(60, 'a');
+	cr_assert_eq(host_gets(buf, sizeof(buf)), HEADER + 60);
+	cr_expect_eq(notifies_of(), 1);
+	host_sends(&plain, 60, 'q');
+	cr_expect_eq(notifies_of(), 1);
+	host_sends(&h, 60, 'q');
+	cr_expect_eq(notifies_of(), 2);
+	rig_wait(&r, NET_Q_RX);
+	rig_wait(&r, NET_Q_RX);
+	cr_expect_eq(*rig_ptr(&r, rx_gpa(1)), NET_HDR_DATA_VALID, "the guest does not hear of it");
+	/* Nothing follows. */
+	rig_add(&r, NET_Q_TX, &b, 1);
+	while (host_gets(buf, sizeof(buf)) < 0)
+		;
+	cr_expect_eq(notifies_of(), 2, "as ever");
+}
+
 Test(net_rx, headers_for_the_guest_say_only_what_it_understands)
 {
 	static const struct {

@@ -346,6 +346,24 @@ Test(virtq, without_event_indices_the_flags_decide)
 	rig_fini(&r);
 }
 
+Test(virtq, a_notification_can_be_of_the_buffer_after_the_next_one)
+{
+	struct rig_buf b = {RIG_DATA, 8, true};
+	struct virtq_chain c;
+
+	setup(SIZE, false, false);
+	cr_expect_not(virtq_defer_notify(&q), "not without event indices");
+	rig_fini(&r);
+	setup(SIZE, true, false);
+	rig_add(&r, 0, &b, 1);
+	cr_assert_eq(virtq_pop(&q, &c), VIRTQ_OK);
+	cr_expect_not(virtq_enable_notify(&q));
+	cr_expect_eq(get16(0x12000 + 4 + 8 * SIZE), 1);
+	cr_expect(virtq_defer_notify(&q));
+	cr_expect_eq(get16(0x12000 + 4 + 8 * SIZE), 2);
+	rig_fini(&r);
+}
+
 Test(virtq, enabling_notifications_tells_of_a_chain_that_came_in_between)
 {
 	struct rig_buf b = {RIG_DATA, 8, true};

@@ -26,6 +26,15 @@ static void end(void)
 	close(vmm);
 }
 
+static void send_frame(uint8_t *data, size_t len, enum frame_hurry hurry)
+{
+	struct frame f;
+
+	frame_parse(&f, data, len);
+	f.hurry = hurry;
+	port_send(port, &f);
+}
+
 static unsigned int taken;
 
 static void take(void *arg, uint8_t *data, size_t len)
@@ -75,7 +84,7 @@ Test(port, a_guest_that_takes_nothing, .init = begin, .fini = end)
 
 	while (lost < 10) {
 		memcpy(frame, &sent, sizeof(sent));
-		port_send(port, frame, sizeof(frame), FRAME_NOW);
+		send_frame(frame, sizeof(frame), FRAME_NOW);
 		port_push(port, 0);
 		port_counts(port, &none, &lost);
 		cr_assert_lt(++sent, 10000, "it takes everything");
@@ -98,8 +107,8 @@ Test(port, frames_go_together, .init = begin, .fini = end)
 	const uint8_t *second = got + VNET_HDR + 300;
 
 	memset(frame, 7, sizeof(frame));
-	port_send(port, frame, 300, FRAME_NOW);
-	port_send(port, frame, 60, FRAME_NOW);
+	send_frame(frame, 300, FRAME_NOW);
+	send_frame(frame, 60, FRAME_NOW);
 	cr_expect_lt(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 0, "not yet");
 	cr_expect_eq(port_push(port, 0), -1);
 	cr_expect_eq(port_push(port, 0), -1);
@@ -111,7 +120,7 @@ Test(port, frames_go_together, .init = begin, .fini = end)
 	cr_expect_lt(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 0, "no empty one");
 	/* As many as fit. */
 	for (int i = 0; i < 3; i++)
-		port_send(port, frame, sizeof(frame) - 100, FRAME_NOW);
+		send_frame(frame, sizeof(frame) - 100, FRAME_NOW);
 	port_push(port, 0);
 	cr_expect_eq(recv(vmm, got, sizeof(got), MSG_DONTWAIT), 2 * (VNET_HDR + FRAME_MAX - 100));
 	cr_expect_eq(recv(vmm, got, sizeof(got), MSG_DONTWAIT), VNET_HDR + FRAME_MAX - 100);
@@ -130,16 +139,16 @@ Test(port, a_frame_that_nobody_waits_for_goes_with_others_or_later, .init = begi
 {
 	static uint8_t frame[60];
 
-	port_send(port, frame, sizeof(frame), FRAME_LATER);
+	send_frame(frame, sizeof(frame), FRAME_LATER);
 	cr_expect_eq(port_push(port, 1000), PORT_LATER_MS * 1000);
-	port_send(port, frame, sizeof(frame), FRAME_LATER);
+	send_frame(frame, sizeof(frame), FRAME_LATER);
 	cr_expect_eq(port_push(port, 1000 + PORT_LATER_MS - 1), 1000);
 	cr_expect_eq(frames_got(), 0);
 	cr_expect_eq(port_push(port, 1000 + PORT_LATER_MS), -1);
 	cr_expect_eq(frames_got(), 2);
-	port_send(port, frame, sizeof(frame), FRAME_LATER);
+	send_frame(frame, sizeof(frame), FRAME_LATER);
 	cr_expect_eq(port_push(port, 5000), PORT_LATER_MS * 1000, "from then on");
-	port_send(port, frame, sizeof(frame), FRAME_NOW);
+	send_frame(frame, sizeof(frame), FRAME_NOW);
 	cr_expect_eq(port_push(port, 5000), -1);
 	cr_expect_eq(frames_got(), 2);
 }
@@ -149,8 +158,8 @@ Test(port, data_waits_for_another_look, .init = begin, .fini = end)
 	static uint8_t frame[60];
 
 	for (int i = 0; i < 2; i++) {
-		port_send(port, frame, sizeof(frame), i ? FRAME_LATER : FRAME_MORE);
-		port_send(port, frame, sizeof(frame), FRAME_MORE);
+		send_frame(frame, sizeof(frame), i ? FRAME_LATER : FRAME_MORE);
+		send_frame(frame, sizeof(frame), FRAME_MORE);
 		cr_expect_eq(port_push(port, 1000), 0);
 		cr_expect_eq(frames_got(), 0);
 		cr_expect_eq(port_push(port, 1000), -1, "that brought nothing");
@@ -163,13 +172,13 @@ Test(port, the_begin_of_a_connection_waits_for_a_greeting, .init = begin, .fini 
 {
 	static uint8_t frame[60];
 
-	port_send(port, frame, sizeof(frame), FRAME_OPENS);
+	send_frame(frame, sizeof(frame), FRAME_OPENS);
 	cr_expect_eq(port_push(port, 1000), PORT_OPENS_US);
-	port_send(port, frame, sizeof(frame), FRAME_MORE);
+	send_frame(frame, sizeof(frame), FRAME_MORE);
 	cr_expect_eq(port_push(port, 1000), 0);
 	cr_expect_eq(port_push(port, 1000), -1);
 	cr_expect_eq(frames_got(), 2);
-	port_send(port, frame, sizeof(frame), FRAME_OPENS);
+	send_frame(frame, sizeof(frame), FRAME_OPENS);
 	cr_expect_eq(port_push(port, 1000), PORT_OPENS_US);
 	cr_expect_eq(frames_got(), 0);
 	cr_expect_eq(port_push(port, 1000), -1);
@@ -181,11 +190,11 @@ Test(port, and_for_few_of_them, .init = begin, .fini = end)
 	static uint8_t frame[60];
 
 	for (int i = 0; i < 2; i++) {
-		port_send(port, frame, sizeof(frame), FRAME_MORE);
+		send_frame(frame, sizeof(frame), FRAME_MORE);
 		cr_expect_eq(port_push(port, 1000), 0);
-		port_send(port, frame, sizeof(frame), FRAME_MORE);
+		send_frame(frame, sizeof(frame), FRAME_MORE);
 		cr_expect_eq(port_push(port, 1000), 0);
-		port_send(port, frame, sizeof(frame), i ? FRAME_MORE : FRAME_NOW);
+		send_frame(frame, sizeof(frame), i ? FRAME_MORE : FRAME_NOW);
 		cr_expect_eq(port_push(port, 1000), -1);
 		cr_expect_eq(frames_got(), 3);
 	}
@@ -203,13 +212,13 @@ Test(port, an_end_is_no_frame_of_its_own, .init = begin, .fini = end)
 			    last = made_tcp(servers[i], guests[i], 80, 99, fin), got;
 		uint8_t message[256];
 
-		port_send(port, last.data, last.len, FRAME_NOW);
+		send_frame(last.data, last.len, FRAME_NOW);
 		port_push(port, 0);
 		cr_expect_eq(recv(vmm, message, sizeof(message), MSG_DONTWAIT), VNET_HDR + last.len,
 			     "with nothing before it");
-		port_send(port, data.data, data.len, FRAME_MORE);
+		send_frame(data.data, data.len, FRAME_MORE);
 		cr_expect_eq(port_push(port, 0), 0);
-		port_send(port, last.data, last.len, FRAME_NOW);
+		send_frame(last.data, last.len, FRAME_NOW);
 		cr_expect_eq(port_push(port, 0), -1);
 		got.len = data.len;
 		cr_assert_eq(recv(vmm, message, sizeof(message), MSG_DONTWAIT), VNET_HDR + got.len);

@@ -15,13 +15,12 @@ static struct stack *stack;
 static struct made heard;
 static unsigned int heard_n;
 
-static void on_heard(void *arg, uint8_t *data, size_t len, enum frame_hurry hurry)
+static void on_heard(void *arg, const struct frame *f)
 {
 	(void)arg;
-	(void)hurry;
-	cr_assert_leq(len, sizeof(heard.data));
-	memcpy(heard.data, data, len);
-	heard.len = len;
+	cr_assert_leq(f->len, sizeof(heard.data));
+	memcpy(heard.data, f->data, f->len);
+	heard.len = f->len;
 	heard_n++;
 }
 
