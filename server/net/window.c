@@ -56,6 +56,7 @@ struct flow {
 	uint8_t shift;
 	int fd;		   /* libslirp's, only to ask for it; -1: unknown */
 	uint64_t begun_ms; /* when the guest sent its SYN */
+	bool spoken;	   /* one of them has said something */
 	bool dirty, over;
 	bool open;	     /* the guest was offered scaling */
 	bool opening;	     /* and has not acknowledged this yet: it is the first that is kept */
@@ -85,7 +86,8 @@ struct window {
 	struct flow *dirty, *over;     /* borrowed */
 	unsigned int n;
 	size_t kept_bytes;
-	uint64_t due_ms; /* no flow is due before; UINT64_MAX: none ever */
+	uint8_t greets[BUCKETS / 8]; /* of servers, a bit each: did it speak first, last time? */
+	uint64_t due_ms;	     /* no flow is due before; UINT64_MAX: none ever */
 };
 
 /* a - b, of sequence numbers. */
@@ -96,14 +98,19 @@ static int32_t distance(uint32_t a, uint32_t b)
 
 /* --- flows ------------------------------------------------------------------------------------ */
 
-static struct flow **bucket_of(struct window *w, const struct net_addr *peer, uint16_t peer_port,
-			       uint16_t guest_port)
+static uint32_t hash(const struct net_addr *peer, uint16_t peer_port, uint16_t guest_port)
 {
 	uint32_t h = guest_port * 31u + peer_port;
 
 	for (size_t i = 0; i < sizeof(peer->b); i++)
 		h = h * 31 + peer->b[i];
-	return &w->buckets[(h ^ h >> 10) % BUCKETS];
+	return (h ^ h >> 10) % BUCKETS;
+}
+
+static struct flow **bucket_of(struct window *w, const struct net_addr *peer, uint16_t peer_port,
+			       uint16_t guest_port)
+{
+	return &w->buckets[hash(peer, peer_port, guest_port)];
 }
 
 /* Return: where it hangs; NULL: there is none */
@@ -219,6 +226,26 @@ static void begin_flow(struct window *w, const struct frame *f, int fd, uint64_t
 	fl->next = *at;
 	*at = fl;
 	w->n++;
+}
+
+/* --- who speaks first ---------------------------------------------------------------------------
+ */
+
+static bool greets(const struct window *w, const struct flow *fl)
+{
+	uint32_t at = hash(&fl->peer, fl->peer_port, 0);
+
+	return w->greets[at / 8] >> (at % 8) & 1;
+}
+
+static void note_spoken(struct window *w, struct flow *fl, bool by_server)
+{
+	uint32_t at = hash(&fl->peer, fl->peer_port, 0);
+	uint8_t bit = (uint8_t)(1u << (at % 8)), *in = &w->greets[at / 8];
+
+	if (!fl->spoken)
+		*in = by_server ? *in | bit : *in & (uint8_t)~bit;
+	fl->spoken = true;
 }
 
 /* --- what the guest has lost --------------------------------------------------------------------
@@ -407,6 +434,8 @@ bool window_from_guest(struct window *w, struct frame *f, uint64_t now_ms)
 	fl = *at;
 	frame_get_tcp(f, &t);
 	take_ack(w, fl, &t, now_ms);
+	if (t.len)
+		note_spoken(w, fl, false);
 	if (t.flags & TCP_F_FIN) {
 		fl->guest_fin = true;
 		fl->guest_end = t.seq + t.len + 1;
@@ -455,6 +484,7 @@ static bool take_data(struct window *w, struct flow *fl, const struct frame *f,
 	}
 	if (!keep(w, fl, f, t->seq + t->len, now_ms))
 		return false; /* libslirp will send it again */
+	note_spoken(w, fl, true);
 	fl->nxt += t->len;
 	return true;
 }
@@ -479,7 +509,7 @@ static void open_flow(struct window *w, struct flow *fl, struct frame *f, const 
 	fl->rcv = t->ack;
 	note_told(fl, fl->una, 0);
 	set_dirty(w, fl);
-	if (now_ms - fl->begun_ms <= WINDOW_NEAR_MS)
+	if (now_ms - fl->begun_ms <= WINDOW_NEAR_MS && greets(w, fl))
 		scaled.hurry = FRAME_OPENS;
 	scaled.unheard = true;
 	w->to_guest(w->arg, &scaled);

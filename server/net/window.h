@@ -24,7 +24,8 @@
 /* A connection whose first segment the guest has not acknowledged for so long is ended, as by
  * libslirp (its TCPTV_KEEP_INIT). */
 #define WINDOW_OPENING_MS 75000
-/* A server that has answered a SYN so soon may say something as soon. */
+/* A server that has answered a SYN so soon may say something as soon, if it is one that speaks
+ * first: those that did the last time are waited for. */
 #define WINDOW_NEAR_MS 1
 
 struct window;
