@@ -5,7 +5,8 @@ What is the same: kernel, image, memory, one vCPU, the guest's commands (a disk 
 of the host's), and the server at the other end, in a network namespace of its own. Measured, turn by turn:
   up, down  one TCP connection of iperf3, from and to the guest, for SECONDS: what the receiver counts
   curl      GET of a file of FILE_BYTES over HTTP
-  connect   CONNECTIONS connections that are made one after the other (connect.c)
+  connect   CONNECTIONS connections that are made one after the other, to a server that says a byte (connect.c)
+  ask       the same, to a server that is asked for it
 What differs: the frames (MTU 65520 with dormouse-net, 1500 with the others, each the default), offloads (the tap's), their
 way to the host, the filter; and that what leaves a tap is routed by the host's kernel, where the others make sockets of it.
 """
@@ -34,7 +35,7 @@ SECONDS = 2
 FILE_BYTES = 200_000_000
 CONNECTIONS = 300
 MEMORY_MIB = 256
-IPERF, FILE, COUNT, COMMANDS = 5201, 7001, 7002, 7003
+IPERF, FILE, COUNT, COMMANDS, ASK = 5201, 7001, 7002, 7003, 7004
 SYSTEMS = ("dormouse-net", "tap", "qemu")
 
 # In the guest: it fetches commands, and says what they said, with their exit code.
@@ -82,15 +83,20 @@ def curl(said):
     return size / seconds / 1e6
 
 
+def rate(said):
+    return CONNECTIONS / float(said)
+
+
 # What is measured: its unit, the command in the guest, and the figure that what it prints means.
 FIGURES = {
     "up": ("MB/s", IPERF_RUN, iperf),
     "down": ("MB/s", f"{IPERF_RUN} -R", iperf),
     "curl": ("MB/s", CURL_RUN, curl),
-    "connect": ("connections/s", f"/mnt/connect {CONNECTIONS} {INET4} {COUNT}", lambda said: CONNECTIONS / float(said)),
+    "connect": ("connections/s", f"/mnt/connect {CONNECTIONS} {INET4} {COUNT}", rate),
+    "ask": ("connections/s", f"/mnt/connect {CONNECTIONS} {INET4} {ASK} ask", rate),
 }
 # Of a turn. Connections take less time than the others, and vary more.
-ORDER = ("up", "connect", "down", "connect", "curl", "connect")
+ORDER = ("up", "connect", "ask", "down", "connect", "ask", "curl", "connect", "ask")
 
 
 class Server:
@@ -104,6 +110,7 @@ class Server:
             subprocess.Popen([*inside, "iperf3", "-s", "-p", str(IPERF)], stdout=subprocess.DEVNULL),
             subprocess.Popen([*inside, sys.executable, "-c", SERVER]),
             subprocess.Popen([*inside, f"{BUILD}/test/bench-connect", "serve", str(COUNT)]),
+            subprocess.Popen([*inside, f"{BUILD}/test/bench-connect", "serve", str(ASK), "ask"]),
         ]
         with open("/proc/self/ns/net") as here, open(netns) as there:
             assert libc.setns(there.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
