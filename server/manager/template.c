@@ -300,6 +300,8 @@ static void make(struct manager *m, const struct sandbox_spec *spec, const char 
 		memset(&t->row, 0, sizeof(t->row));
 		log_warn("template %s: its checkpoint failed, creates will boot: %s",
 			 spec->template, e.msg);
+		/* A VMM that died has left what it had written. */
+		gc_kick(m);
 		goto discard;
 	}
 	take_layers(s);
