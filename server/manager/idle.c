@@ -12,7 +12,8 @@
 #include "lib/log.h"
 #include "server/manager/internal.h"
 
-#define SETTLE_S 30 /* from the start of the daemon; an agent may be out of reach */
+#define SETTLE_S       30 /* from the start of the daemon; an agent may be out of reach */
+#define EXPIRY_SAME_MS 5
 
 /* --- the timer itself -------------------------------------------------------------------- */
 
@@ -103,11 +104,18 @@ int64_t idle_used_ms(const struct sandbox *s)
 	       (int64_t)(clock_mono_ms() - __atomic_load_n(&s->idle.touched_ms, __ATOMIC_RELAXED));
 }
 
-int64_t idle_expiry_ms(const struct sandbox *s)
+int64_t idle_expiry_ms(struct sandbox *s)
 {
+	int64_t at_ms;
+
 	if (s->row.status != SANDBOX_RUNNING || !s->row.timeout_s)
 		return 0;
-	return clock_wall_ms() + (int64_t)idle_left_ms(&s->idle, s->row.timeout_s, clock_mono_ms());
+	at_ms =
+	    clock_wall_ms() + (int64_t)idle_left_ms(&s->idle, s->row.timeout_s, clock_mono_ms());
+	/* Two clocks of whole milliseconds: the same time would be told as one of two. */
+	if (at_ms < s->idle_told_ms - EXPIRY_SAME_MS || at_ms > s->idle_told_ms + EXPIRY_SAME_MS)
+		s->idle_told_ms = at_ms;
+	return s->idle_told_ms;
 }
 
 /* --- the end of the time ---------------------------------------------------------------------- */

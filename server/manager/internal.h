@@ -106,6 +106,7 @@ struct sandbox {
 	pthread_mutex_t lock;	/* everything below */
 	pthread_cond_t changed; /* ready, row.status, vm.closed_ms, vm.calls, changing, users */
 	struct sandbox_row row; /* sizes, envs, metadata never change once announced */
+	int64_t idle_told_ms;	/* what idle_expiry_ms() said last */
 	struct vm vm;
 	struct vm_wait *waits;	       /* owned; checkpoints under way */
 	bool changing;		       /* a lifecycle operation is at it: data operations wait */
@@ -266,8 +267,8 @@ void idle_tick(struct sandbox *s);
 void idle_save(struct sandbox *s);
 void idle_load(struct sandbox *s);
 int idle_set_timeout(struct sandbox *s, int64_t timeout_s, struct err *e);
-/* By the wall clock, 0: never. Under s->lock. */
-int64_t idle_expiry_ms(const struct sandbox *s);
+/* By the wall clock, 0: never; the same as long as nobody works in it. Under s->lock. */
+int64_t idle_expiry_ms(struct sandbox *s);
 /* When somebody last worked in it; 0 if it does not run. The same. */
 int64_t idle_used_ms(const struct sandbox *s);
 
