@@ -10,7 +10,7 @@
 #ifndef LIB_NET_MESSAGE_H
 #define LIB_NET_MESSAGE_H
 
-/* Room for two of the largest segments of libslirp; a frame of the largest kind fits, too. */
+/* Room for a frame of the largest kind, and for three of libslirp's segments. */
 #define NET_MESSAGE_MAX	   (128u << 10)
 #define NET_MESSAGE_LENGTH 2 /* offset of hdr_len in the header */
 /* In its flags, which are the first byte: nobody waits for what the guest says to this frame. */

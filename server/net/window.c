@@ -86,8 +86,8 @@ struct window {
 	struct flow *dirty, *over;     /* borrowed */
 	unsigned int n;
 	size_t kept_bytes;
-	uint8_t greets[BUCKETS / 8]; /* of servers, a bit each: did it speak first, last time? */
-	uint64_t due_ms;	     /* no flow is due before; UINT64_MAX: none ever */
+	bool greets[BUCKETS]; /* servers, by hash: did it speak first, last time? */
+	uint64_t due_ms;      /* no flow is due before; UINT64_MAX: none ever */
 };
 
 /* a - b, of sequence numbers. */
@@ -231,21 +231,17 @@ static void begin_flow(struct window *w, const struct frame *f, int fd, uint64_t
 /* --- who speaks first ---------------------------------------------------------------------------
  */
 
-static bool greets(const struct window *w, const struct flow *fl)
+static bool *greets(struct window *w, const struct flow *fl)
 {
-	uint32_t at = hash(&fl->peer, fl->peer_port, 0);
-
-	return w->greets[at / 8] >> (at % 8) & 1;
+	return &w->greets[hash(&fl->peer, fl->peer_port, 0)];
 }
 
 static void note_spoken(struct window *w, struct flow *fl, bool by_server)
 {
-	uint32_t at = hash(&fl->peer, fl->peer_port, 0);
-	uint8_t bit = (uint8_t)(1u << (at % 8)), *in = &w->greets[at / 8];
-
-	if (!fl->spoken)
-		*in = by_server ? *in | bit : *in & (uint8_t)~bit;
+	if (fl->spoken)
+		return;
 	fl->spoken = true;
+	*greets(w, fl) = by_server;
 }
 
 /* --- what the guest has lost --------------------------------------------------------------------
@@ -402,9 +398,10 @@ static bool is_syn_again(const struct flow *fl, const struct frame *f)
 {
 	struct frame_tcp t;
 
+	if (!fl->opening || (f->tcp_flags & (TCP_F_SYN | TCP_F_ACK | TCP_F_RST)) != TCP_F_SYN)
+		return false;
 	frame_get_tcp(f, &t);
-	return fl->opening && (t.flags & (TCP_F_SYN | TCP_F_ACK | TCP_F_RST)) == TCP_F_SYN &&
-	       t.seq + 1 == fl->rcv;
+	return t.seq + 1 == fl->rcv;
 }
 
 bool window_from_guest(struct window *w, struct frame *f, uint64_t now_ms)
@@ -509,7 +506,7 @@ static void open_flow(struct window *w, struct flow *fl, struct frame *f, const 
 	fl->rcv = t->ack;
 	note_told(fl, fl->una, 0);
 	set_dirty(w, fl);
-	if (now_ms - fl->begun_ms <= WINDOW_NEAR_MS && greets(w, fl))
+	if (now_ms - fl->begun_ms <= WINDOW_NEAR_MS && *greets(w, fl))
 		scaled.hurry = FRAME_OPENS;
 	scaled.unheard = true;
 	w->to_guest(w->arg, &scaled);
